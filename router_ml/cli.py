@@ -1,0 +1,301 @@
+"""The command line: parses, hands over, prints. Serving commands live here; training is imported only when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from router_ml.catalog import Catalog
+from router_ml.errors import InputError, RouterMlError
+
+_DESCRIPTION = """\
+Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
+the cheapest one that is.
+
+  see it work:      router-ml demo
+  with your logs:   router-ml train logs/ --catalog catalog.yaml --out bundle
+                    router-ml evaluate logs/ --model bundle
+                    router-ml serve --model bundle
+"""
+
+_BUNDLE = "a bundle folder, or a registered version such as models:/router@champion or models:/router/3"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 1 the work failed or a gate said no, 2 wrong use."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        return _fail(error, 2)
+    except RouterMlError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"router-ml: {error}", file=sys.stderr)
+    return status
+
+
+# -- what a command prints -----------------------------------------------------------------------
+
+
+def say(line: str) -> None:
+    """Progress, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"… {line}", file=sys.stderr, flush=True)
+
+
+def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -> None:
+    """A report: for a program with --json, otherwise for a person."""
+    print(json.dumps(data, indent=1, default=str) if args.json else "\n".join(lines), flush=True)
+
+
+# -- serving -------------------------------------------------------------------------------------
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from router_ml.journal import Journal
+    from router_ml.router import Router
+    from router_ml.server import ServerSettings, serve
+
+    router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
+    journal = Journal(args.journal) if args.journal else None
+    try:
+        server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
+        about = router.describe()
+        print(
+            f"router-ml serves version {about.version} (bundle {about.bundle_sha256[:12]}) on {server.address}; "
+            f"{len(about.offers)} offers of {len(about.models)} models; "
+            f"journal: {args.journal or 'none, so outcomes are refused'}",
+            flush=True,
+        )
+        server.run()
+    finally:
+        if journal:
+            journal.close()
+
+
+def _route(args: argparse.Namespace) -> None:
+    fields = {
+        "segment": args.segment,
+        "quality_target": args.quality_target,
+        "max_cost_usd": args.max_cost_usd,
+        "max_output_tokens": args.max_output_tokens,
+        "allowed_models": args.allow or (),
+        "denied_models": args.deny or (),
+        "allowed_regions": args.region or (),
+        "required_capabilities": args.capability or (),
+    }
+    text = sys.stdin.read() if args.text == "-" else args.text
+    if args.server:
+        from router_ml.client import RouterClient
+
+        with RouterClient(args.server) as client:
+            decision = client.route(text, **fields)
+    else:
+        from router_ml.router import Router
+
+        router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
+        decision = router.route(text, **fields)
+    from router_ml.explain import decision_dict, decision_lines
+
+    show(args, decision_dict(decision), decision_lines(decision))
+
+
+def bundle_folder(reference: str) -> Path:
+    """The folder behind a bundle reference; a registered version is looked up in MLflow."""
+    if not reference.startswith("models:/"):
+        return Path(reference)
+    registry = _training("registry")
+    return Path(registry.resolve(reference, registry.RegistrySettings()))
+
+
+def read_catalog(path: str | None) -> Catalog | None:
+    return Catalog.load(path) if path else None
+
+
+def _training(module: str) -> Any:
+    """A module of the training package, which the serving install does without."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"training.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("router_ml", "training"):
+            raise
+        raise InputError(
+            f"this command needs the training packages, and `{error.name}` is not installed: pip install 'router-ml[training]'"
+        ) from None
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], None]:
+    """A command of `training.commands`, imported when it runs."""
+    return lambda args: getattr(_training("commands"), name)(args)
+
+
+# -- options -------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="router-ml", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"router-ml {metadata.version('router-ml')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_simulate(commands)
+    _add_ingest(commands)
+    _add_train(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_serve(commands)
+    _add_route(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], does: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add(commands, "demo", _command("demo"), "the whole loop on simulated logs: train, register, serve, route")
+    parser.add_argument("--requests-per-day", type=_positive_int, default=1000, metavar="N", help="default 1000")
+    parser.add_argument("--seed", type=int, default=7, help="of the simulated world; default 7")
+
+
+def _add_simulate(commands: Any) -> None:
+    parser = _add(commands, "simulate", _command("simulate"), "write production-like logs of a world whose truth is known")
+    parser.add_argument("--out", type=Path, required=True, help="file ending in .parquet, .jsonl, .jsonl.gz or .csv")
+    parser.add_argument("--days", type=_positive_int, default=21, help="default 21")
+    parser.add_argument("--requests-per-day", type=_positive_int, default=1000, metavar="N", help="default 1000")
+    parser.add_argument("--seed", type=int, default=7, help="default 7")
+    parser.add_argument("--catalog", help="models and prices; default: eight real models at list prices")
+    parser.add_argument("--full-information", action="store_true", help="every model answers every prompt")
+    parser.add_argument("--drift", action="store_true", help="half-way a model gets worse and prompts get harder")
+    parser.add_argument("--price-change", action="store_true", help="after two thirds the dearest model halves its price")
+    parser.add_argument("--outage", action="store_true", help="after a third the ablest model fails for six hours")
+    parser.add_argument("--new-model", action="store_true", help="one model appears after two thirds of the days")
+    parser.add_argument("--truth", type=Path, metavar="FILE", help="also write true success and cost, as Parquet")
+
+
+def _add_ingest(commands: Any) -> None:
+    parser = _add(commands, "ingest", _command("ingest"), "turn logs of a known format into outcome tables")
+    parser.add_argument("source", nargs="+", type=Path, help="files or folders")
+    parser.add_argument("--format", choices=("journal", "outcomes"), required=True, help="journal: written by `serve`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the outcome tables")
+    parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text")
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add(commands, "train", _command("train"), "outcome tables to a registered version with its evaluation")
+    parser.add_argument("logs", nargs="+", type=Path, help="Parquet, JSONL (also .gz) or CSV, files or folders")
+    parser.add_argument("--catalog", help="models, offers and prices (YAML or JSON); default: mean logged costs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the bundle there too")
+    parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on")
+    parser.add_argument("--quality-target", type=_share, default=0.97, metavar="Q", help="default of the version; 0.97")
+    parser.add_argument("--rule", choices=("promise", "threshold"), default="promise", help="how offers are chosen")
+    parser.add_argument("--encoder", metavar="NAME", help="sentence-transformers model or folder; default all-MiniLM-L6-v2")
+    parser.add_argument(
+        "--encoder-kind",
+        choices=("static", "transformer"),
+        default="static",
+        help="static: distilled, microseconds (default); transformer: the model itself, milliseconds",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("auto", "own", "time", "random"),
+        default="auto",
+        help="what is held out: the logs' own `split` column, the newest rows, or random prompts (default: first that applies)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--name", default="router", help="registered model; default router")
+    parser.add_argument(
+        "--alias",
+        choices=("champion", "challenger", "none"),
+        help="alias of the new version; default: champion if there is none yet, otherwise challenger",
+    )
+    parser.add_argument("--no-register", action="store_true", help="only write --out, leave MLflow alone")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add(commands, "predict", _command("predict"), "estimates of every model for a file of prompts")
+    parser.add_argument("prompts", nargs="+", type=Path, help="files or folders with a column of prompts")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    parser.add_argument("--quality-target", type=_share, metavar="Q", help="default: the version's own")
+    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
+    parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(commands, "evaluate", _command("evaluate"), "a version on outcome tables: curves, baselines, calibration")
+    parser.add_argument("logs", nargs="+", type=Path, help="outcome tables, files or folders")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
+    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
+    parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text")
+    parser.add_argument("--all-rows", action="store_true", help="also rows that training may have seen: too good to be true")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="save the curve and calibration pictures there")
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _add(commands, "serve", _serve, "the gRPC service")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
+    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
+    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
+    parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+
+
+def _add_route(commands: Any) -> None:
+    parser = _add(commands, "route", _route, "one decision, explained")
+    parser.add_argument("text", help="the prompt; - reads it from standard input")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", metavar="BUNDLE", help=f"decide in process, with {_BUNDLE}")
+    where.add_argument("--server", metavar="ADDRESS", help="ask a running server")
+    parser.add_argument("--catalog", help="prices to use instead of the bundle's (with --model)")
+    parser.add_argument("--segment", help="application, route or task that sends the prompt")
+    parser.add_argument("--quality-target", type=_share, metavar="Q", help="share of the best model's success to keep")
+    parser.add_argument("--max-cost-usd", type=float, metavar="USD", help="highest expected cost of the call")
+    parser.add_argument("--max-output-tokens", type=_positive_int, metavar="N", help="limit you will set on the answer")
+    for flag, words in (
+        ("--allow", "only this model"),
+        ("--deny", "not this model"),
+        ("--region", "only this region"),
+        ("--capability", "required capability"),
+    ):
+        parser.add_argument(flag, action="append", metavar="NAME", help=f"{words}; may be repeated")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {text}")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, found {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""Router = text -> features -> heads -> policy. Read this page first."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from router_ml import bundle as bundles
+from router_ml.bundle import Bundle
+from router_ml.catalog import Catalog
+from router_ml.errors import RequestError, RouterMlError
+from router_ml.features import Features, no_text_side, side_features, side_matrix
+from router_ml.heads import estimate
+from router_ml.policy import REJECTIONS, Choices, Policy
+from router_ml.request import check_request, make_request
+from router_ml.text import prompt_text
+from router_ml.types import Candidate, Decision, Description, Estimates, Message, Request
+
+_BATCH_TOKENS = 16_384
+"""Token positions in one run of the graph: bounds its memory to tens of megabytes."""
+
+
+class Router:
+    """Decides which offer should answer a prompt. Safe to share between threads.
+
+    ``Router.load("bundle").route("...").offer`` is the whole of its use. The catalog of
+    the bundle is in force unless another one, say with today's prices, is given.
+    """
+
+    def __init__(self, bundle: Bundle, *, catalog: Catalog | None = None) -> None:
+        self.bundle = bundle
+        self.policy = Policy(catalog or bundle.catalog, bundle.manifest.models, bundle.points)
+        self._catalog_as_of = (catalog or bundle.catalog).as_of
+        self._segment_index = {name: k + 1 for k, name in enumerate(bundle.manifest.segments)}
+        self._ratio = np.array(bundle.manifest.input_token_ratio, dtype=np.float32)
+        self._offers = tuple(
+            (offer.name, offer.model, column)
+            for offer, column in zip(self.policy.offers, self.policy.column.tolist(), strict=True)
+        )
+        self._no_embedding = np.zeros((1, bundle.manifest.embedding_size), dtype=np.float32)
+
+    @classmethod
+    def load(cls, path: str | Path, *, catalog: Catalog | None = None) -> Router:
+        """Verify and open a bundle folder; BundleError says what is wrong with it."""
+        return cls(bundles.load(path), catalog=catalog)
+
+    # -- one request ----------------------------------------------------------------------------
+
+    def route(
+        self,
+        text: str | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, str]] = (),
+        embedding: ArrayLike | None = None,
+        segment: str | None = None,
+        session_id: str | None = None,
+        tenant: str | None = None,
+        allowed_models: Iterable[str] = (),
+        denied_models: Iterable[str] = (),
+        allowed_regions: Iterable[str] = (),
+        required_capabilities: Iterable[str] = (),
+        max_cost_usd: float | None = None,
+        max_output_tokens: int | None = None,
+        quality_target: float | None = None,
+        min_success_probability: float | None = None,
+        input_tokens: int | None = None,
+        cached_input_tokens: Mapping[str, int] | None = None,
+        batch: bool = False,
+    ) -> Decision:
+        """Decide one prompt, given as `text`, `messages` or `embedding`; see `types.Request` for the fields.
+
+        Raises RequestError (which field is wrong) and NoEligibleOfferError (which constraint excludes which offer).
+        """
+        request = make_request(
+            text,
+            messages=messages,
+            embedding=embedding,
+            segment=segment,
+            session_id=session_id,
+            tenant=tenant,
+            allowed_models=allowed_models,
+            denied_models=denied_models,
+            allowed_regions=allowed_regions,
+            required_capabilities=required_capabilities,
+            max_cost_usd=max_cost_usd,
+            max_output_tokens=max_output_tokens,
+            quality_target=quality_target,
+            min_success_probability=min_success_probability,
+            input_tokens=input_tokens,
+            cached_input_tokens=cached_input_tokens,
+            batch=batch,
+        )
+        return self._decide(request)
+
+    def decide(self, request: Request) -> Decision:
+        """Decide one request; errors as for `route`."""
+        check_request(request)
+        return self._decide(request)
+
+    # -- many requests --------------------------------------------------------------------------
+
+    def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
+        """Decide each request; one that is wrong gets its error in its place and spoils no other."""
+        results: list[Decision | RouterMlError | None] = [None] * len(requests)
+        good = []
+        for i, request in enumerate(requests):
+            try:
+                self._check(request)
+                good.append(i)
+            except RequestError as error:
+                results[i] = error
+        chosen = [requests[i] for i in good]
+        if chosen:
+            estimates = self.estimate(chosen)
+            choices = self.policy.choose(estimates, chosen)
+            for row, i in enumerate(good):
+                if choices.n_eligible[row]:
+                    results[i] = self._decision(requests[i], estimates, choices, row)
+                else:
+                    results[i] = self.policy.explain_none(choices, row)
+        return [result for result in results if result is not None]
+
+    def estimate(self, requests: Sequence[Request]) -> Estimates:
+        """Estimates [n, m] of n checked requests; runs the graph on requests of like length together."""
+        if len(requests) == 1:
+            return self._estimate(requests)
+        lengths = [len(request.text or "") for request in requests]
+        order = np.argsort(lengths, kind="stable")
+        parts, start = [], 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop - start + 1) * (lengths[order[stop]] // 3 + 8) <= _BATCH_TOKENS:
+                stop += 1
+            part = [requests[i] for i in order[start:stop]]
+            parts.append(self._estimate(part))
+            start = stop
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return Estimates(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])[back]
+                for name in ("p_success", "output_tokens", "latency_ms", "input_tokens")
+            )
+        )
+
+    def describe(self) -> Description:
+        """What is in force: version, hashes, models, offers, targets, limits."""
+        manifest = self.bundle.manifest
+        return Description(
+            version=manifest.version,
+            bundle_sha256=self.bundle.sha256,
+            bundle_format=self.bundle.format,
+            created=manifest.created,
+            training_start=manifest.training_start,
+            training_end=manifest.training_end,
+            encoder=f"{manifest.encoder['kind']} {manifest.encoder['name']}",
+            embedding_size=manifest.embedding_size,
+            models=manifest.models,
+            offers=tuple(offer.name for offer in self.policy.offers),
+            catalog_as_of=self._catalog_as_of,
+            segments=manifest.segments,
+            quality_targets=self.bundle.points.quality_targets,
+            default_quality_target=self.bundle.points.default_target,
+            max_text_chars=self.bundle.tokenizer.settings.max_chars if self.bundle.tokenizer else 0,
+        )
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _decide(self, request: Request) -> Decision:
+        self._check_fits(request)
+        estimates = self._estimate((request,))
+        choices = self.policy.choose(estimates, (request,))
+        if not choices.n_eligible[0]:
+            raise self.policy.explain_none(choices, 0)
+        return self._decision(request, estimates, choices, 0)
+
+    def _estimate(self, requests: Sequence[Request]) -> Estimates:
+        estimates = estimate(self.bundle.session, self._features(requests), self._ratio)
+        for i, request in enumerate(requests):
+            if request.input_tokens is not None:
+                estimates.input_tokens[i] = request.input_tokens
+        return estimates
+
+    def _check(self, request: Request) -> None:
+        check_request(request)
+        self._check_fits(request)
+
+    def _check_fits(self, request: Request) -> None:
+        """What only this bundle can know of a request."""
+        size = self.bundle.manifest.embedding_size
+        if request.embedding is None:
+            if self.bundle.tokenizer is None:
+                raise RequestError("`embedding` is required: this bundle was trained on embeddings alone, without text")
+        elif request.embedding.shape != (size,):
+            raise RequestError(f"`embedding` must have {size} numbers for this bundle; found {request.embedding.size}")
+
+    def _features(self, requests: Sequence[Request]) -> Features:
+        n, tokenizer = len(requests), self.bundle.tokenizer
+        segment = np.array([self._segment_index.get(request.segment or "", 0) for request in requests], dtype=np.int64)
+        vectors = [i for i, request in enumerate(requests) if request.embedding is not None]
+        embedding = np.zeros((n, self.bundle.manifest.embedding_size), dtype=np.float32)
+        for i in vectors:
+            vector = requests[i].embedding
+            embedding[i] = vector / np.linalg.norm(vector)  # type: ignore[operator, arg-type]
+        if tokenizer is None:
+            unknown = np.full(n, np.nan, dtype=np.float32)
+            return Features(np.zeros((n, 1), dtype=np.int64), embedding, no_text_side(n), segment, unknown)
+        texts = [_text(request) for request in requests]
+        tokens = tokenizer.tokens(texts)
+        rows = [row.ids for row in tokens]
+        side = side_matrix([side_features(text, row.n_whole) for text, row in zip(texts, tokens, strict=True)])
+        n_tokens = np.array([row.n_whole for row in tokens], dtype=np.float32)
+        if vectors:
+            side[vectors], n_tokens[vectors] = 0.0, np.nan
+            for i in vectors:
+                rows[i] = rows[i][:0]
+        return Features(tokenizer.pad(rows), embedding, side, segment, n_tokens)
+
+    def _decision(self, request: Request, estimates: Estimates, choices: Choices, row: int) -> Decision:
+        p, cost = estimates.p_success[row].tolist(), choices.cost_usd[row].tolist()
+        output, latency = estimates.output_tokens[row].tolist(), estimates.latency_ms[row].tolist()
+        rejected = choices.rejected[row].tolist()
+        candidates = tuple(
+            Candidate(name, model, p[j], _known(output[j]), _known(cost[k]), _known(latency[j]), REJECTIONS[rejected[k]])
+            for k, (name, model, j) in enumerate(self._offers)
+        )
+        order = choices.order[row, : choices.n_eligible[row]].tolist()
+        name, model, _ = self._offers[order[0]]
+        target = request.quality_target or self.bundle.points.default_target
+        return Decision(
+            decision_id=time_ordered_id(),
+            offer=name,
+            model=model,
+            fallbacks=tuple(self._offers[k][0] for k in order[1:]),
+            candidates=candidates,
+            reasons=choices.reasons[row],
+            propensity=1.0,  # without exploration the policy is deterministic
+            quality_target=None if request.min_success_probability is not None else target,
+            version=self.bundle.manifest.version,
+            arm="",
+            bundle_sha256=self.bundle.sha256,
+        )
+
+
+def time_ordered_id() -> str:
+    """A UUID of version 7 (RFC 9562): 48 bits of unix milliseconds, then random ones, so that ids sort by time."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = (value & ~(0xF << 76)) | 0x7 << 76
+    value = (value & ~(0x3 << 62)) | 0x2 << 62
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _text(request: Request) -> str:
+    """The text of a prompt; empty for one that came as an embedding."""
+    return request.text if request.text is not None else prompt_text(request.messages)

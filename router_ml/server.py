@@ -1,0 +1,162 @@
+"""The server process: socket, threads, health, reflection, graceful stop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import FrameType
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from router_ml.convert import MAX_MESSAGE_BYTES
+from router_ml.errors import InputError
+from router_ml.service import SERVICE_NAME, Decider, Record, RouterServicer
+from router_ml.v1 import router_pb2_grpc
+
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How a server listens."""
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT; port 0 takes any free one. There is no encryption: beyond this machine, put a proxy before it."""
+    threads: int = 8
+    """Unary calls served at once; further ones wait."""
+    max_streams: int = 16
+    """RouteStream calls served at once, each with a thread of its own; further ones are refused."""
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    """Longer request messages are refused."""
+    grace_s: float = 5.0
+    """Seconds that calls in flight have to finish once the server is told to stop."""
+
+
+class Server:
+    """A router behind a socket. It owns its threads and socket, not the router or the journal.
+
+    All methods may be called from any thread, except `run`, which needs the main one.
+    """
+
+    def __init__(self, grpc_server: grpc.Server, healths: health.HealthServicer, settings: ServerSettings, port: int):
+        self._grpc = grpc_server
+        self._health = healths
+        self._settings = settings
+        self._port = port
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, the real one where any free one was asked for."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT for clients on this machine."""
+        host = self._settings.listen.rpartition(":")[0]
+        return f"{_LOOPBACK.get(host, host)}:{self._port}"
+
+    def start(self) -> None:
+        """Begin to serve; returns at once."""
+        self._grpc.start()
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving on %s", self.address)
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Report NOT_SERVING, take no new calls, let those in flight finish within the grace; returns when done.
+
+        `grace_s` defaults to that of the settings. May be called again.
+        """
+        self._health.enter_graceful_shutdown()
+        self._grpc.stop(self._settings.grace_s if grace_s is None else grace_s).wait()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until stopped, or for `timeout_s` seconds; whether it stopped."""
+        return not self._grpc.wait_for_termination(timeout_s)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then stop; a second signal acts as it would without a server."""
+        told = threading.Event()
+
+        def tell(number: int, frame: FrameType | None) -> None:
+            told.set()
+
+        before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.start()
+            told.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.stop()
+
+
+def serve(router: Decider, *, settings: ServerSettings | None = None, journal: Record | None = None) -> Server:
+    """A server bound to its port, not yet started: call `start`, or `run` to serve until told to stop.
+
+    InputError when the address is wrong or cannot be bound, e.g. because its port is in use.
+    """
+    settings = settings or ServerSettings()
+    _check_settings(settings)
+    healths = health.HealthServicer()
+    server = grpc.server(
+        ThreadPoolExecutor(settings.threads + settings.max_streams, thread_name_prefix="router-ml-rpc"),
+        options=[
+            ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half the calls
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ],
+    )
+    servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
+    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    return Server(server, healths, settings, _bind(server, settings.listen))
+
+
+def _check_settings(settings: ServerSettings) -> None:
+    for name in ("threads", "max_streams", "max_message_bytes"):
+        value = getattr(settings, name)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"`{name}` must be a whole number above 0; found {value!r}")
+    if not settings.grace_s >= 0:
+        raise InputError(f"`grace_s` must be 0 or more seconds; found {settings.grace_s!r}")
+
+
+def _bind(server: grpc.Server, listen: str) -> int:
+    match = _ADDRESS.fullmatch(listen)
+    if match is None or int(match["port"]) > 65535:
+        raise InputError(
+            f"`listen` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:50051; found {listen!r}"
+        )
+    _probe(match["host"].strip("[]"), int(match["port"]), listen)
+    try:
+        return server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise InputError(f"cannot listen on {listen} ({error})") from None
+
+
+def _probe(host: str, port: int, listen: str) -> None:
+    """Bind once with Python's socket: gRPC hides the reason of a failure and prints to stderr."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            advice = f"port {port} is in use: stop what uses it, or choose another one (port 0 takes any free one)"
+        else:
+            advice = f"{error.strerror}; choose a name or address of this machine and a port that is open to you"
+        raise InputError(f"cannot listen on {listen}: {advice}") from None

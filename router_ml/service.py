@@ -1,0 +1,177 @@
+"""The RPCs of the contract: each decodes, asks the router, writes the journal, encodes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import grpc
+
+from router_ml import convert
+from router_ml.errors import RequestError, RouterMlError, RouterUnavailable
+from router_ml.records import OutcomeReport
+from router_ml.types import Decision, Description, Request
+from router_ml.v1 import router_pb2 as pb
+from router_ml.v1 import router_pb2_grpc
+
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
+
+_STATUS = {
+    pb.ERROR_CODE_INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    pb.ERROR_CODE_NO_ELIGIBLE_OFFER: grpc.StatusCode.FAILED_PRECONDITION,
+    pb.ERROR_CODE_NOT_SET_UP: grpc.StatusCode.FAILED_PRECONDITION,
+    pb.ERROR_CODE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    pb.ERROR_CODE_INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+# Clients take 8 KiB of metadata by default, and the binary part grows by a third on the way.
+_STATUS_CHARS = 1000
+_ERROR_BYTES = 3072
+
+_log = logging.getLogger(__name__)
+
+
+class Decider(Protocol):
+    """What answers requests: the Router."""
+
+    def decide(self, request: Request, /) -> Decision:
+        """One decision; RequestError or NoEligibleOfferError when there is none."""
+
+    def decide_batch(self, requests: Sequence[Request], /) -> list[Decision | RouterMlError]:
+        """One decision or error per request."""
+
+    def describe(self) -> Description:
+        """The version in force."""
+
+
+class Record(Protocol):
+    """What keeps decisions and outcomes: the Journal."""
+
+    def append_decision(self, request: Request, decision: Decision, /) -> None:
+        """Returns at once."""
+
+    def append_outcomes(self, outcomes: Sequence[OutcomeReport], /) -> None:
+        """Returns when they are on disk; OSError when they cannot be."""
+
+
+_Message = TypeVar("_Message")
+_Answer = TypeVar("_Answer")
+
+
+def _unary(
+    method: Callable[[RouterServicer, _Message], _Answer],
+) -> Callable[[RouterServicer, _Message, grpc.ServicerContext], _Answer]:
+    @wraps(method)
+    def call(servicer: RouterServicer, message: _Message, context: grpc.ServicerContext) -> _Answer:
+        try:
+            return method(servicer, message)
+        except Exception as error:
+            _abort(context, error)
+
+    return call
+
+
+class RouterServicer(router_pb2_grpc.RouterServiceServicer):
+    """Serves one router, and writes to a journal if there is one. Called from many threads at once."""
+
+    def __init__(self, router: Decider, journal: Record | None, *, max_streams: int) -> None:
+        self._router = router
+        self._journal = journal
+        self._streams = threading.BoundedSemaphore(max_streams)
+
+    @_unary
+    def Route(self, message: pb.RouteRequest) -> pb.RouteResponse:
+        return convert.decision_to_proto(self._decide(message))
+
+    @_unary
+    def RouteBatch(self, message: pb.RouteBatchRequest) -> pb.RouteBatchResponse:
+        _check_count("requests", len(message.requests))
+        requests = [convert.request_from_proto(item) for item in message.requests]
+        results = self._router.decide_batch(requests)
+        for request, result in zip(requests, results, strict=True):
+            self._record(request, result)
+        return pb.RouteBatchResponse(items=[convert.result_fields(result) for result in results])
+
+    def RouteStream(
+        self, messages: Iterator[pb.RouteStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.RouteStreamResponse]:
+        if not self._streams.acquire(blocking=False):
+            _abort(context, RouterUnavailable("this server has no stream to spare; use another server or unary calls"))
+        try:
+            for message in messages:
+                yield self._answer(message)
+        finally:
+            self._streams.release()
+
+    @_unary
+    def ReportOutcomes(self, message: pb.ReportOutcomesRequest) -> pb.ReportOutcomesResponse:
+        _check_count("outcomes", len(message.outcomes))
+        if self._journal is None:
+            raise RouterMlError("this server keeps no journal, so outcomes cannot be reported to it")
+        outcomes: list[OutcomeReport] = []
+        rejected: list[dict[str, Any]] = []
+        for i, item in enumerate(message.outcomes):
+            try:
+                outcomes.append(convert.outcome_from_proto(item))
+            except RequestError as error:
+                rejected.append({"index": i, "decision_id": item.decision_id, "reason": str(error)})
+        if outcomes:
+            _append(self._journal, outcomes)
+        return pb.ReportOutcomesResponse(accepted=len(outcomes), rejected=rejected)
+
+    @_unary
+    def Describe(self, message: pb.DescribeRequest) -> pb.DescribeResponse:
+        return convert.description_to_proto(self._router.describe())
+
+    def _decide(self, message: pb.RouteRequest) -> Decision:
+        request = convert.request_from_proto(message)
+        decision = self._router.decide(request)
+        self._record(request, decision)
+        return decision
+
+    def _answer(self, message: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
+        result: Decision | Exception
+        try:
+            result = self._decide(message.request)
+        except Exception as error:
+            _log_fault(error)
+            result = error
+        return pb.RouteStreamResponse(id=message.id, **convert.result_fields(result))
+
+    def _record(self, request: Request, result: Decision | RouterMlError) -> None:
+        if self._journal is not None and isinstance(result, Decision):
+            self._journal.append_decision(request, result)
+
+
+def _append(journal: Record, outcomes: Sequence[OutcomeReport]) -> None:
+    try:
+        journal.append_outcomes(outcomes)
+    except OSError as error:
+        raise RouterUnavailable(
+            f"the outcomes could not be written to the journal ({error}); report them again later"
+        ) from error
+
+
+def _check_count(field: str, count: int) -> None:
+    if count > convert.MAX_ITEMS:
+        raise RequestError(f"`{field}` must hold at most {convert.MAX_ITEMS} items, found {count}; send them in parts")
+
+
+def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    _log_fault(error)
+    message = pb.Error(**convert.error_fields(error))
+    text = message.message[:_STATUS_CHARS]
+    message.message = text
+    while message.ByteSize() > _ERROR_BYTES and message.rejected:
+        del message.rejected[len(message.rejected) // 2 :]
+    context.set_trailing_metadata(((convert.ERROR_KEY, message.SerializeToString()),))
+    context.abort(_STATUS[message.code], text)
+
+
+def _log_fault(error: Exception) -> None:
+    """What is not the caller's doing must be found in the server's log."""
+    if not isinstance(error, RouterMlError) or isinstance(error, RouterUnavailable):
+        _log.error("a call failed: %s", error, exc_info=error)

@@ -1,0 +1,197 @@
+"""The nouns of a decision: what is asked, what is estimated, what is answered.
+
+Array letters, here and everywhere: n requests, m models, o offers. Models and
+offers stand in catalog order; ``p_success[i, j]`` is request i, model j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+
+class Rejection(StrEnum):
+    """Why an offer may not be chosen for a request; the first that applies is reported."""
+
+    MODEL_NOT_ALLOWED = "model_not_allowed"
+    MODEL_DENIED = "model_denied"
+    REGION = "region"
+    CAPABILITY = "capability"
+    CONTEXT_WINDOW = "context_window"
+    OUTPUT_LIMIT = "output_limit"
+    MAX_COST = "max_cost"
+    PRICE_UNKNOWN = "price_unknown"
+    OTHER = "other"
+    """Never given by this version: how a client reads a reason that only a newer server knows."""
+
+
+class Rule(StrEnum):
+    """How an offer is chosen among the eligible ones."""
+
+    PROMISE = "promise"
+    """Highest success probability minus willingness to pay times cost."""
+
+    THRESHOLD = "threshold"
+    """Cheapest offer whose success probability clears a level."""
+
+
+class Reason(StrEnum):
+    """Why the chosen offer was chosen."""
+
+    BEST_VALUE = "best_value"
+    """`promise`: the highest success probability minus lambda times cost."""
+
+    CHEAPEST_CLEARING = "cheapest_clearing"
+    """`threshold`: the cheapest offer that clears the level."""
+
+    NONE_CLEARS = "none_clears"
+    """`threshold`: no offer clears the level; the one most likely to succeed."""
+
+    ONLY_ELIGIBLE = "only_eligible"
+    """The constraints left a single offer."""
+
+    TARGET_UNREACHABLE = "target_unreachable"
+    """No operating point reached the quality target on the data that set them: highest quality instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Hard limits of one request. Empty and None mean: no limit."""
+
+    allowed_models: tuple[str, ...] = ()
+    denied_models: tuple[str, ...] = ()
+    allowed_regions: tuple[str, ...] = ()
+    required_capabilities: tuple[str, ...] = ()
+    max_cost_usd: float | None = None
+    """Highest expected cost of the call, in US dollars."""
+    max_output_tokens: int | None = None
+    """The limit the caller will set on the answer; it also caps the expected output."""
+
+
+NO_CONSTRAINTS = Constraints()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a backend asks. Exactly one of `text`, `messages`, `embedding` is given."""
+
+    text: str | None = None
+    messages: tuple[Message, ...] = ()
+    embedding: Float32Array | None = None
+    """Shape [d], the bundle's own embedding size; any length, it is normalised."""
+    segment: str | None = None
+    """Application, route or task that sends the prompt."""
+    session_id: str | None = None
+    tenant: str | None = None
+    constraints: Constraints = NO_CONSTRAINTS
+    quality_target: float | None = None
+    """Share in (0, 1] of the best single model's success to keep; None: the bundle's default."""
+    min_success_probability: float | None = None
+    """Given: the `threshold` rule at this level in [0, 1] decides instead of `promise`."""
+    input_tokens: int | None = None
+    """Billed input tokens where the caller counted them; None: estimated from the text."""
+    cached_input_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Offer name -> tokens of this prompt that its provider already holds in its prompt cache."""
+    batch: bool = False
+    """The call may be sent through the provider's batch interface, at batch prices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What the bundle says of n requests and m models."""
+
+    p_success: Float32Array
+    """[n, m], calibrated probability of success."""
+    output_tokens: Float32Array
+    """[n, m], expected output tokens; NaN where the logs never told."""
+    latency_ms: Float32Array
+    """[n, m], expected latency; NaN where the logs never told."""
+    input_tokens: Float32Array
+    """[n, m], expected billed input tokens (tokenizers differ by model); NaN where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One offer as it was weighed. None means unknown, never zero."""
+
+    offer: str
+    model: str
+    p_success: float
+    output_tokens: float | None
+    cost_usd: float | None
+    """Expected cost of the whole call, in US dollars."""
+    latency_ms: float | None
+    rejected: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one request."""
+
+    decision_id: str
+    """Time-ordered UUID (version 7)."""
+    offer: str
+    model: str
+    fallbacks: tuple[str, ...]
+    """Eligible offers to try in this order if the chosen one fails."""
+    candidates: tuple[Candidate, ...]
+    """Every offer of the catalog, in catalog order."""
+    reasons: tuple[Reason, ...]
+    propensity: float
+    """Probability in (0, 1] with which the policy in force chooses this model for this request."""
+    quality_target: float | None
+    """The target that was in force; None under the `threshold` rule."""
+    version: str
+    arm: str
+    """Side of an A/B test; empty when none runs."""
+    bundle_sha256: str
+
+    def candidate(self, offer: str) -> Candidate:
+        """The candidate of that offer name; KeyError when the catalog has none."""
+        for candidate in self.candidates:
+            if candidate.offer == offer:
+                return candidate
+        raise KeyError(offer)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an operator asks first: which bundle is in force, and what it can do."""
+
+    version: str
+    bundle_sha256: str
+    bundle_format: int
+    created: str
+    """ISO time of training."""
+    training_start: str | None
+    """ISO time of the oldest training row; None when the log had no timestamps."""
+    training_end: str | None
+    encoder: str
+    embedding_size: int
+    models: tuple[str, ...]
+    """Models the bundle can judge, in the order of its estimates."""
+    offers: tuple[str, ...]
+    """Offers that may be chosen, in catalog order."""
+    catalog_as_of: str | None
+    segments: tuple[str, ...]
+    """Segments seen in training; another one is treated as unknown."""
+    quality_targets: tuple[float, ...]
+    """Targets with a fitted operating point; one between two is met by the stricter."""
+    default_quality_target: float
+    max_text_chars: int
+    """Longer prompts are cut in the middle to this many characters."""

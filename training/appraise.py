@@ -1,0 +1,129 @@
+"""A bundle on outcome tables, by default on rows that its training did not use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_ml.bundle import Bundle
+from router_ml.catalog import Catalog
+from router_ml.errors import InputError
+from router_ml.text import Int64Array, Tokenizer
+from router_ml.types import Float32Array
+from training.dataset import Dataset, build_dataset
+from training.evaluate import EvaluationReport, Held, Pictures, SegmentMeans, evaluate
+from training.export import estimates_of
+from training.outcomes import ReadReport, read_outcomes
+from training.split import TEST, SplitSettings, assign_split
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """How a version is evaluated."""
+
+    prompt_column: str = "prompt"
+    all_rows: bool = False
+    """Also rows that training may have used; the figures are then too good to be true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """An evaluation and what it was made of."""
+
+    report: EvaluationReport
+    pictures: Pictures | None
+    read: ReadReport
+    rows_used: str
+    """Which rows, in words."""
+    held_p: NDArray[np.float64]
+    held_success: NDArray[np.float64]
+
+
+class _GraphText:
+    """The bundle's tokenizer; its graph makes the vectors from the ids."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self.tokenizer = tokenizer
+        self._size = size
+
+    def encode_ids(self, rows: Sequence[Int64Array]) -> Float32Array:
+        return np.zeros((len(rows), self._size), dtype=np.float32)
+
+
+def appraise(
+    logs: Sequence[Path],
+    opened: Bundle,
+    catalog: Catalog | None,
+    settings: EvaluateSettings,
+    rejects: Path,
+    say: Callable[[str], None],
+) -> Appraisal:
+    """Evaluate `opened` on `logs`; InputError when no row is left to judge by."""
+    manifest = opened.manifest
+    say("reading the logs")
+    table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
+    text = _GraphText(opened.tokenizer, manifest.embedding_size) if opened.tokenizer else None
+    data = build_dataset(table.batches(), text)
+    strange = [name for name in data.models if name not in manifest.models]
+    rows, words = _held_rows(data, opened, settings)
+    data = data.where(rows).keep_models(manifest.models).keep_segments(manifest.segments)
+    if not (~np.isnan(data.rows.success)).any():
+        raise InputError(
+            f"no row with a known `success` is left to judge by ({words}); "
+            "give newer logs, or --all-rows to use every row, knowing that training may have seen them"
+        )
+    say("estimating and evaluating")
+    index = data.prompts_with_rows()
+    pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
+    estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
+    success, _ = data.cells(data.rows.success)
+    cost, _ = data.cells(data.rows.cost_usd)
+    held = Held(success[index], cost[index], data.prompts.segment[index])
+    report, pictures = evaluate(
+        catalog or opened.catalog, manifest.models, opened.points, estimates, held, _baseline(manifest.baseline)
+    )
+    if strange:
+        note = f"in the logs but unknown to the version, so left out: {', '.join(strange)}"
+        report = report.with_note(note)
+    return Appraisal(report, pictures, table.report, words, estimates.p_success.astype(np.float64), held.success)
+
+
+def _held_rows(data: Dataset, opened: Bundle, settings: EvaluateSettings) -> tuple[NDArray[np.bool_], str]:
+    """Rows that training held out, or that came after it."""
+    split, everything = opened.manifest.split, np.ones(len(data.rows), dtype=bool)
+    if settings.all_rows:
+        return everything, "all rows, also those that training may have used"
+    if data.fingerprint != opened.manifest.data_fingerprint and not _overlaps(data, opened):
+        return everything, "all rows: they are newer than what the version was trained on"
+    if split["by"] == "time":
+        newer = data.rows.time_us > _end(opened)
+        return newer, f"rows after {opened.manifest.training_end}, the end of what the version learned from"
+    found = assign_split(
+        data.prompts.prompt_id[data.rows.prompt],
+        data.rows.time_us,
+        data.rows.own_split,
+        settings=SplitSettings(**(split["settings"] | {"by": split["by"]})),
+    )
+    how = "the file's own split" if split["by"] == "own" else "drawn by prompt, as in training"
+    return found.part == TEST, f"held-out rows ({how})"
+
+
+def _overlaps(data: Dataset, opened: Bundle) -> bool:
+    """Whether some rows may be older than the end of training; without times one cannot exclude it."""
+    end, times = _end(opened), data.rows.time_us
+    return end is None or bool((times <= end).any())
+
+
+def _end(opened: Bundle) -> int | None:
+    from datetime import datetime
+
+    end = opened.manifest.training_end
+    return None if end is None else int(datetime.fromisoformat(end).timestamp() * 1e6)
+
+
+def _baseline(stored: dict[str, list[list[float]]]) -> SegmentMeans:
+    return SegmentMeans(np.array(stored["success"], dtype=np.float64), np.array(stored["cost_usd"], dtype=np.float64))

@@ -1,0 +1,218 @@
+"""What the commands of training do: plain arguments in, a report printed. `router_ml.cli` parses and hands over."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from router_ml import bundle
+from router_ml.cli import bundle_folder, read_catalog, say, show
+from router_ml.errors import InputError
+from router_ml.router import Router
+from router_ml.types import Rule
+from training.appraise import EvaluateSettings, appraise
+from training.encoder import DEFAULT_TEACHER, EncoderKind, EncoderSettings
+from training.evaluate import EvaluationReport, Pictures
+from training.fit import FitSettings
+from training.ingest import ingest_journal
+from training.outcomes import read_outcomes, write_outcomes
+from training.pipeline import Trained, TrainSettings
+from training.pipeline import train as run_train
+from training.plots import calibration_figure, cost_quality_figure, save_figure
+from training.predict import predict as run_predict
+from training.registry import RegisteredVersion, RegistrySettings, log_and_register
+from training.report import evaluation_lines, training_dict, training_lines
+from training.sources import REJECTS_SUFFIX
+from training.split import SplitSettings
+from training.synthetic.simulate import SimulateSettings, run_simulate
+
+
+def simulate(args: argparse.Namespace) -> None:
+    """`router-ml simulate`"""
+    settings = SimulateSettings(
+        days=args.days,
+        requests_per_day=args.requests_per_day,
+        seed=args.seed,
+        full_information=args.full_information,
+        drift=args.drift,
+        price_change=args.price_change,
+        outage=args.outage,
+        new_model=args.new_model,
+        catalog=read_catalog(args.catalog),
+    )
+    report = run_simulate(args.out, settings, truth=args.truth, progress=lambda day, days: say(f"day {day} of {days}"))
+    lines = [
+        f"{report.rows:,} rows of {report.requests:,} simulated requests -> {report.out}",
+        f"from {report.first:%Y-%m-%d} to {report.last:%Y-%m-%d}; " + ("; ".join(report.events) or "no events"),
+        *(
+            f"  {model.model}: {model.rows:,} rows, success {_percent(model.success)}, ${model.cost_usd:,.2f}"
+            for model in report.models
+        ),
+    ]
+    show(args, asdict(report), lines)
+
+
+def ingest(args: argparse.Namespace) -> None:
+    """`router-ml ingest`"""
+    if args.format == "journal":
+        report = ingest_journal(args.source, args.out)
+        show(args, report.to_dict(), report.lines())
+        return
+    table = read_outcomes(args.source, prompt_column=args.prompt_column, rejects=args.out / f"outcomes{REJECTS_SUFFIX}")
+    out = args.out / "outcomes.parquet"
+    write_outcomes(out, table.batches())
+    show(args, table.report.to_dict() | {"out": str(out)}, [*table.report.lines(), f"written to {out}"])
+
+
+def train(args: argparse.Namespace) -> None:
+    """`router-ml train`"""
+    if args.no_register and args.out is None:
+        raise InputError("--no-register without --out would throw the version away; give --out DIR")
+    settings = TrainSettings(
+        encoder=EncoderSettings(teacher=args.encoder or DEFAULT_TEACHER, kind=EncoderKind(args.encoder_kind)),
+        split=SplitSettings(by=args.split, seed=args.seed),
+        fit=FitSettings(seed=args.seed),
+        quality_target=args.quality_target,
+        rule=Rule(args.rule),
+        prompt_column=args.prompt_column,
+    )
+    rejects = (args.out.parent if args.out else Path()) / f"train{REJECTS_SUFFIX}"
+    trained = run_train(args.logs, read_catalog(args.catalog), settings, rejects, say)
+    lines, data = training_lines(trained), training_dict(trained)
+    if args.out:
+        data["bundle"] = str(args.out)
+        data["bundle_sha256"] = trained.write(args.out)
+        lines.append(f"bundle written to {args.out}")
+    if not args.no_register:
+        say("registering the version in MLflow")
+        version = register(trained, RegistrySettings(model_name=args.name), args.alias)
+        data["registered"] = asdict(version)
+        lines += registered_lines(version)
+    show(args, finite(data), lines)
+
+
+def register(trained: Trained, settings: RegistrySettings, alias: str | None) -> RegisteredVersion:
+    """Log a run with everything that a person wants to see of it, and register its bundle."""
+    with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
+        folder = Path(scratch) / "bundle"
+        digest = trained.write(folder)
+        return log_and_register(
+            settings,
+            bundle=folder,
+            parameters=_parameters(trained),
+            metrics=metrics_of(trained.evaluation),
+            tags={
+                "version": trained.manifest.version,
+                "bundle_sha256": digest,
+                "data_fingerprint": trained.manifest.data_fingerprint,
+                "models": str(len(trained.manifest.models)),
+            },
+            report=finite(training_dict(trained)),
+            report_text="\n".join(training_lines(trained)),
+            figures=figures(trained.evaluation, trained.pictures, trained.held_p, trained.held_success),
+            alias=alias,
+        )
+
+
+def registered_lines(version: RegisteredVersion) -> list[str]:
+    """Where the version is, and what to type next."""
+    alias = f", alias {version.alias}" if version.alias else ""
+    return [
+        f"registered as {version.reference}{alias} in {version.tracking_uri}",
+        f"next: router-ml route \"...\" --model {version.reference}",
+    ]
+
+
+def predict(args: argparse.Namespace) -> None:
+    """`router-ml predict`"""
+    router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
+    report = run_predict(
+        args.prompts, router, args.out, prompt_column=args.prompt_column, quality_target=args.quality_target
+    )
+    show(args, report.to_dict(), report.lines())
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """`router-ml evaluate`"""
+    opened = bundle.load(bundle_folder(args.model))
+    settings = EvaluateSettings(prompt_column=args.prompt_column, all_rows=args.all_rows)
+    with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
+        rejects = Path(scratch) / f"evaluate{REJECTS_SUFFIX}"
+        found = appraise(args.logs, opened, read_catalog(args.catalog), settings, rejects, say)
+    if args.plots:
+        args.plots.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures(found.report, found.pictures, found.held_p, found.held_success).items():
+            save_figure(figure, args.plots / name)
+    data = found.report.to_dict() | {"rows_used": found.rows_used, "read": found.read.to_dict()}
+    lines = [*found.read.lines(), f"rows used: {found.rows_used}", *evaluation_lines(found.report)]
+    show(args, finite(data), lines)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """`router-ml demo`"""
+    from training.demo import run_demo
+
+    report = run_demo(requests_per_day=args.requests_per_day, seed=args.seed, say=say)
+    show(args, finite(report.to_dict()), report.lines())
+
+
+def figures(report: EvaluationReport, pictures: Pictures | None, p: Any, success: Any) -> dict[str, Figure]:
+    """File name -> picture."""
+    found = {}
+    if pictures:
+        subtitle = f"{report.n_prompts:,} held-out prompts, {len(pictures.models)} models"
+        found["cost_quality.png"] = cost_quality_figure(
+            pictures.points, pictures.models, pictures.baselines, "Quality against cost", subtitle
+        )
+    if report.calibration:
+        found["calibration.png"] = calibration_figure(p, success, "Calibration on held-out outcomes")
+    return found
+
+
+def metrics_of(report: EvaluationReport) -> dict[str, float]:
+    """Figures that MLflow compares between versions; what is unknown is left out."""
+    found: dict[str, float | None] = {"held_out_prompts": report.n_prompts}
+    if report.calibration:
+        found |= {name: getattr(report.calibration, name) for name in ("ece", "brier", "auc")}
+    if report.comparison:
+        for name, figures_of in report.comparison.figures.items():
+            prefix = name.replace(" ", "_").replace("-", "_")
+            found |= {f"{prefix}.{key}": value for key, value in asdict(figures_of).items()}
+        for target in report.comparison.targets:
+            key = f"target_{round(100 * target.quality_target)}"
+            found[f"{key}.cost_usd_per_1000"] = target.cost_usd_per_1000
+            found[f"{key}.quality_kept"] = target.quality_kept
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _parameters(trained: Trained) -> dict[str, str]:
+    manifest = trained.manifest
+    return {
+        "encoder": f"{manifest.encoder['kind']} {manifest.encoder['name']}",
+        "models": ", ".join(manifest.models)[:500],
+        "split": trained.split,
+        "quality_target": str(manifest.operating_points["default_target"]),
+        "rule": manifest.operating_points["rule"],
+        "training_start": str(manifest.training_start),
+        "training_end": str(manifest.training_end),
+        **{f"rows_{name}": str(count) for name, count in trained.n_rows.items()},
+    }
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: unknown is null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"

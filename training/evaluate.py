@@ -1,0 +1,334 @@
+"""What a version is worth on outcomes that it never saw: curves, baselines, calibration, quality targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_ml.catalog import Catalog
+from router_ml.policy import OperatingPoints, Policy
+from router_ml.types import Estimates, Float64Array, Rule
+from training import metrics
+from training.intervals import Interval, Weights, bootstrap
+from training.metrics import SweepPoints
+from training.operating import willingness_grid
+
+_REPEATS = 500
+_SHARES = (0.97, 0.99, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Outcomes of n held-out prompts on m models; NaN where unknown."""
+
+    success: Float64Array
+    cost_usd: Float64Array
+    segment: NDArray[np.int64]
+    """[n], index into the bundle's segments plus one; 0 unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMeans:
+    """The baseline to beat: mean success per segment and mean cost per model, of the training rows."""
+
+    success: Float64Array
+    """[s + 1, m], shrunk towards the model's mean; row 0 is the mean over all, for an unknown segment."""
+    cost_usd: Float64Array
+    """[m]"""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveFigures:
+    """One router or baseline; None where its curve never gets there."""
+
+    aiq: float
+    quality_at_20: float | None
+    """Quality at 20 % of the best single model's cost."""
+    quality_at_50: float | None
+    cost_share_97: float | None
+    """Least share of the best single model's cost that keeps 97 % of its quality."""
+    cost_share_99: float | None
+    cost_share_100: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFigures:
+    """What a quality target gave on held-out prompts."""
+
+    quality_target: float
+    reached_in_tuning: bool
+    cost_usd_per_1000: float
+    cost_share: float
+    """Of the best single model's cost."""
+    quality: float
+    quality_kept: float
+    """Of the best single model's quality."""
+    traffic: dict[str, float]
+    """Share of requests by model; models without any left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Figures that need every model's outcome on every prompt."""
+
+    n_prompts: int
+    models: tuple[str, ...]
+    best_model: str
+    best_quality: float
+    best_cost_usd_per_1000: float
+    cheapest_model: str
+    figures: dict[str, CurveFigures]
+    """By name: `router`, the baselines, `oracle`."""
+    aiq_gain: dict[str, Interval]
+    """Router minus baseline, 95 % paired bootstrap over prompts."""
+    targets: tuple[TargetFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFigures:
+    """Of all held-out outcomes."""
+
+    n_outcomes: int
+    ece: float
+    ece_by_model: dict[str, float]
+    brier: float
+    brier_segment_means: float
+    auc: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """Everything `evaluate` prints."""
+
+    n_prompts: int
+    n_outcomes: int
+    calibration: CalibrationFigures | None
+    comparison: Comparison | None
+    """None where the logs hold one model's outcome per prompt."""
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def with_note(self, note: str) -> EvaluationReport:
+        return replace(self, notes=(*self.notes, note))
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the plots are drawn from."""
+
+    points: SweepPoints
+    models: tuple[str, ...]
+    baselines: dict[str, metrics.Curve]
+
+
+def segment_means(success: Float64Array, count: Float64Array, segment: NDArray[np.int64], n_segments: int) -> Float64Array:
+    """Mean success per segment and model, [n_segments + 1, m], shrunk by ten prompts' worth of the model's mean."""
+    total, number = np.nan_to_num(success) * count, count
+    mean = (total.sum(axis=0) + total.sum() / number.sum()) / (number.sum(axis=0) + 1)
+    rows = [mean]
+    for k in range(1, n_segments + 1):
+        inside = segment == k
+        rows.append((total[inside].sum(axis=0) + 10 * mean) / (number[inside].sum(axis=0) + 10))
+    return np.array(rows)
+
+
+def evaluate(
+    catalog: Catalog,
+    models: Sequence[str],
+    points: OperatingPoints,
+    estimates: Estimates,
+    held: Held,
+    baseline: SegmentMeans,
+) -> tuple[EvaluationReport, Pictures | None]:
+    """Evaluate estimates [n, m] of held-out prompts under the policy that will serve."""
+    known = ~np.isnan(held.success)
+    notes: list[str] = []
+    calibration = _calibration(models, estimates.p_success, held, baseline) if known.any() else None
+    comparison, pictures = _comparison(catalog, tuple(models), points, estimates, held, baseline, notes)
+    rows = int(known.any(axis=1).sum())
+    return EvaluationReport(rows, int(known.sum()), calibration, comparison, tuple(notes)), pictures
+
+
+def _calibration(
+    models: Sequence[str], p_success: NDArray[np.float32], held: Held, baseline: SegmentMeans
+) -> CalibrationFigures:
+    known = ~np.isnan(held.success)
+    p, y = p_success.astype(np.float64), held.success
+    by_model = metrics.by_model(metrics.calibration_error, p, y)
+    table = baseline.success[held.segment]
+    return CalibrationFigures(
+        n_outcomes=int(known.sum()),
+        ece=metrics.calibration_error(p[known], y[known]),
+        ece_by_model={name: float(value) for name, value in zip(models, by_model, strict=True) if not np.isnan(value)},
+        brier=metrics.brier(p[known], y[known]),
+        brier_segment_means=metrics.brier(table[known], y[known]),
+        auc=metrics.auc(p[known], y[known]),
+    )
+
+
+def _comparison(
+    catalog: Catalog,
+    models: tuple[str, ...],
+    points: OperatingPoints,
+    estimates: Estimates,
+    held: Held,
+    baseline: SegmentMeans,
+    notes: list[str],
+) -> tuple[Comparison | None, Pictures | None]:
+    offered = np.array([name in {offer.model for offer in catalog.offers} for name in models])
+    cost = _costs(Policy(catalog, models, points), estimates, held, offered, notes)
+    observed = ~np.isnan(held.success) & ~np.isnan(cost) & offered
+    block = metrics.complete_block(observed)
+    if len(block.columns) < 2 or len(block.rows) < 2:
+        notes.append(
+            "the logs hold one model's outcome per prompt: what another choice would have brought cannot be told from "
+            "them alone, so there is no cost-quality curve here"
+        )
+        return None, None
+    left_out = [models[j] for j in block.columns_left_out if offered[j]]
+    if left_out:
+        notes.append(f"not compared, for want of outcomes on the same prompts or of a price: {', '.join(left_out)}")
+    rows, columns = block.rows, block.columns
+    names = tuple(models[j] for j in columns)
+    policy = Policy(_only(catalog, set(names)), models, points)
+    part = _rows_of(estimates, rows)
+    expected = policy.price(part)
+    served = ~(policy.reject(part, expected) > 0).all(axis=1)
+    if not served.all():
+        notes.append(f"{int((~served).sum())} prompts fit no offer's limits and are left out")
+        rows, part, expected = rows[served], _rows_of(part, np.flatnonzero(served)), expected[served]
+    success, cost = held.success[np.ix_(rows, columns)], cost[np.ix_(rows, columns)]
+    place = np.full(len(models), -1)
+    place[columns] = np.arange(len(columns))
+    to_column = place[policy.column]
+
+    grid = willingness_grid(expected)
+    ours = np.stack([to_column[policy.choose_at(part, points.rule, level, expected).chosen] for level in _levels(points, grid)])
+    table = baseline.success[held.segment[rows]][:, columns]
+    price = np.where(np.isnan(baseline.cost_usd[columns]), np.nanmean(cost, axis=0), baseline.cost_usd[columns])
+    by_segment = np.stack([(table - level * price).argmax(axis=1) for level in grid])
+    figures, gains, sweep, curves = _figures(success, cost, ours, by_segment)
+    comparison = Comparison(
+        n_prompts=len(rows),
+        models=names,
+        best_model=names[sweep.best],
+        best_quality=float(sweep.model_quality[sweep.best]),
+        best_cost_usd_per_1000=1000 * float(sweep.model_cost[sweep.best]),
+        cheapest_model=names[sweep.cheapest],
+        figures=figures,
+        aiq_gain=gains,
+        targets=tuple(
+            _target(policy, part, to_column, success, cost, sweep, names, target) for target in points.quality_targets
+        ),
+    )
+    return comparison, Pictures(sweep, names, curves)
+
+
+def _levels(points: OperatingPoints, grid: Float64Array) -> Float64Array:
+    return grid if points.rule is Rule.PROMISE else np.linspace(0, 1, 201)
+
+
+def _costs(
+    policy: Policy, estimates: Estimates, held: Held, offered: NDArray[np.bool_], notes: list[str]
+) -> Float64Array:
+    """Logged cost; where a model's cost was never logged, the expected price of its cheapest offer."""
+    cost = held.cost_usd.copy()
+    expected = policy.cheapest(policy.price(estimates))
+    for j in np.flatnonzero(offered):
+        missing = np.isnan(cost[:, j])
+        if missing.any():
+            cost[missing, j] = expected[missing, j]
+            where = "its cost was not logged" if missing.all() else f"cost missing in {int(missing.sum())} rows"
+            notes.append(f"{policy.models[j]}: {where}; the catalog's expected price stands in")
+    return cost
+
+
+def _figures(
+    success: Float64Array, cost: Float64Array, ours: NDArray[np.intp], by_segment: NDArray[np.intp]
+) -> tuple[dict[str, CurveFigures], dict[str, Interval], SweepPoints, dict[str, metrics.Curve]]:
+    sweeps = {"router": ours, "segment means": by_segment, "oracle": metrics.oracle_choices(success, cost)[None]}
+
+    def all_points(weights: Weights) -> list[dict[str, SweepPoints]]:
+        of = {name: metrics.resampled_points(success, cost, choice, weights) for name, choice in sweeps.items()}
+        return [_with_fixed({name: of[name][i] for name in sweeps}) for i in range(len(weights))]
+
+    def gains(weights: Weights) -> NDArray[np.float64]:
+        return np.array(
+            [[metrics.aiq(p["router"]) - metrics.aiq(p[name]) for name in compared] for p in all_points(weights)]
+        )
+
+    whole = all_points(np.ones((1, len(success)), dtype=np.int64))[0]
+    compared = [name for name in whole if name not in ("router", "oracle")]
+    intervals = bootstrap(gains, len(success), repeats=_REPEATS)
+    figures = {name: _curve_figures(points) for name, points in whole.items()}
+    curves = {name: metrics.router_curve(whole[name]) for name in compared}
+    return figures, dict(zip(compared, intervals, strict=True)), whole["router"], curves
+
+
+def _with_fixed(points: dict[str, SweepPoints]) -> dict[str, SweepPoints]:
+    """Adds the baselines that look at no prompt: they are made of single models' points."""
+    r = points["router"]
+    fixed = {
+        "single-model hull": SweepPoints(r.model_cost, r.model_quality, r.model_cost, r.model_quality, r.cheapest, r.best),
+        "random mix": SweepPoints(
+            r.model_cost[[r.best]], r.model_quality[[r.best]], r.model_cost, r.model_quality, r.cheapest, r.best
+        ),
+    }
+    return {"router": r, "segment means": points["segment means"], **fixed, "oracle": points["oracle"]}
+
+
+def _curve_figures(points: SweepPoints) -> CurveFigures:
+    return CurveFigures(
+        metrics.aiq(points),
+        metrics.quality_at(points, 0.2),
+        metrics.quality_at(points, 0.5),
+        *(metrics.cost_share(points, share) for share in _SHARES),
+    )
+
+
+def _target(
+    policy: Policy,
+    estimates: Estimates,
+    to_column: NDArray[np.intp],
+    success: Float64Array,
+    cost: Float64Array,
+    sweep: SweepPoints,
+    names: tuple[str, ...],
+    target: float,
+) -> TargetFigures:
+    column = to_column[policy.choose(estimates, quality_target=target).chosen]
+    rows = np.arange(len(column))
+    quality, spent = float(success[rows, column].mean()), float(cost[rows, column].mean())
+    share = np.bincount(column, minlength=len(names)) / len(column)
+    fitted = policy.points.threshold_for if policy.points.rule is Rule.THRESHOLD else policy.points.willingness_for
+    best_cost, best_quality = float(sweep.model_cost[sweep.best]), float(sweep.model_quality[sweep.best])
+    return TargetFigures(
+        quality_target=target,
+        reached_in_tuning=fitted(target) is not None,
+        cost_usd_per_1000=1000 * spent,
+        cost_share=spent / best_cost if best_cost > 0 else 1.0,
+        quality=quality,
+        quality_kept=quality / best_quality if best_quality > 0 else 1.0,
+        traffic={names[j]: float(share[j]) for j in np.argsort(-share) if share[j] > 0},
+    )
+
+
+def _only(catalog: Catalog, models: set[str]) -> Catalog:
+    return Catalog(
+        tuple(model for model in catalog.models if model.name in models),
+        tuple(offer for offer in catalog.offers if offer.model in models),
+        catalog.as_of,
+        catalog.regions,
+    )
+
+
+def _rows_of(estimates: Estimates, rows: NDArray[np.int64]) -> Estimates:
+    return Estimates(
+        estimates.p_success[rows], estimates.output_tokens[rows], estimates.latency_ms[rows], estimates.input_tokens[rows]
+    )

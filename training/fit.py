@@ -1,0 +1,159 @@
+"""The success model: linear layer, trees that start from it, calibration.
+
+Everything that a later layer learns from is out of fold: the trees see linear scores of
+prompts that the linear layer was not fitted on, the calibration sees scores of prompts
+that neither was fitted on. Stacking as in Wolpert (1992).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from router_ml.types import Float32Array, Float64Array
+from training.calibrate import Calibration, fit_calibration
+from training.dataset import Dataset, Prompts
+from training.linear import LinearModel, LinearSettings, fit_linear
+from training.trees import TreeSettings, fit_trees, raw_scores, row_features
+
+_FOLDS = 5
+_FEWEST_PROMPTS_FOR_TREES = 200
+"""Below it the out-of-fold scores are too noisy to boost on, and the linear layer stands alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How the success model is fitted."""
+
+    linear: LinearSettings = field(default_factory=LinearSettings)
+    trees: TreeSettings = field(default_factory=TreeSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessModel:
+    """Success probabilities [n, m] of prompts on models."""
+
+    linear: LinearModel
+    model_log_odds: Float32Array
+    """[m], of the mean outcome of each model, shrunk to that of all."""
+    booster: lgb.Booster | None
+    calibration: Calibration
+    n_threads: int
+
+    def features(self, prompts: Prompts, index: NDArray[np.int64]) -> Float32Array:
+        """Rows for the trees, [len(index) * m, features]."""
+        return self.features_of(self.linear.logits(prompts, index), prompts, index)
+
+    def features_of(self, logits: Float64Array, prompts: Prompts, index: NDArray[np.int64]) -> Float32Array:
+        """The same for given linear logits."""
+        p = prompts
+        return row_features(logits, p.embedding[index], p.side[index], p.segment[index], self.model_log_odds)
+
+    def probabilities(self, logits: Float64Array, features: Float32Array) -> Float64Array:
+        """[n, m] from linear logits [n, m] and the rows [n * m, features] of the trees."""
+        return self.calibration.apply(logits + _tree_scores(self.booster, features, logits.shape, self.n_threads))
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessFit:
+    """A fitted model and the rows that later stages learn from."""
+
+    model: SuccessModel
+    index: NDArray[np.int64]
+    """Prompts that it was fitted on."""
+    features: Float32Array
+    """Their rows, [len(index) * m, features], from out-of-fold logits."""
+
+
+def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> SuccessFit:
+    """Fit on all rows of `data` with known success; `vocabulary` is the number of token ids."""
+    success, count = data.cells(data.rows.success)
+    index = np.flatnonzero(count.sum(axis=1) > 0)
+    success, count = success[index], count[index]
+    prompts, n_segments = data.prompts, len(data.segments)
+
+    def linear_on(part: NDArray[np.bool_]) -> LinearModel:
+        return fit_linear(
+            prompts,
+            index[part],
+            success[part],
+            count[part],
+            vocabulary=vocabulary,
+            n_segments=n_segments,
+            settings=settings.linear,
+        )
+
+    fold = _folds(prompts.prompt_id[index], settings.seed)
+    logits = np.zeros(success.shape)
+    for k in np.unique(fold):
+        logits[fold == k] = linear_on(fold != k).logits(prompts, index[fold == k])
+    linear = linear_on(np.ones(len(index), dtype=bool))
+
+    log_odds = _log_odds(success, count)
+    features = row_features(
+        logits, prompts.embedding[index], prompts.side[index], prompts.segment[index], log_odds
+    )
+    booster, scores = _boost(features, logits, success, count, fold, settings.trees)
+    calibration = fit_calibration(logits + scores, success, count)
+    model = SuccessModel(linear, log_odds, booster, calibration, settings.trees.n_threads)
+    return SuccessFit(model, index, features)
+
+
+def _boost(
+    features: Float32Array,
+    logits: Float64Array,
+    success: Float64Array,
+    count: Float64Array,
+    fold: NDArray[np.int64],
+    settings: TreeSettings,
+) -> tuple[lgb.Booster | None, Float64Array]:
+    """The ensemble on all rows, and out-of-fold scores [n, m] of its like."""
+    scores = np.zeros(logits.shape)
+    if len(logits) < _FEWEST_PROMPTS_FOR_TREES:
+        return None, scores
+    m = logits.shape[1]
+    weight = count.ravel()
+    target = np.nan_to_num(success).ravel()
+    row_fold = np.repeat(fold, m)
+
+    def boosted(part: NDArray[np.bool_]) -> lgb.Booster:
+        return fit_trees(
+            features[part],
+            target[part],
+            weight[part],
+            objective="cross_entropy",
+            offset=logits.ravel()[part],
+            settings=settings,
+        )
+
+    for k in np.unique(fold):
+        booster = boosted((row_fold != k) & (weight > 0))
+        scores[fold == k] = _tree_scores(booster, features[row_fold == k], (-1, m), settings.n_threads)
+    return boosted(weight > 0), scores
+
+
+def _tree_scores(
+    booster: lgb.Booster | None, features: Float32Array, shape: tuple[int, ...], n_threads: int
+) -> Float64Array:
+    if booster is None:
+        return np.zeros((len(features) // shape[1], shape[1]))
+    return raw_scores(booster, features, n_threads).reshape(shape)
+
+
+def _folds(prompt_id: NDArray[np.str_], seed: int) -> NDArray[np.int64]:
+    """A fold for each prompt; equal prompts of several segments share it."""
+    names, group = np.unique(prompt_id, return_inverse=True)
+    n_folds = max(2, min(_FOLDS, len(names)))
+    shuffled = np.random.default_rng(seed).permutation(len(names)) % n_folds
+    return np.asarray(shuffled[group])
+
+
+def _log_odds(success: Float64Array, count: Float64Array) -> Float32Array:
+    total, number = (np.nan_to_num(success) * count).sum(axis=0), count.sum(axis=0)
+    mean = total.sum() / number.sum()
+    shrunk = np.clip((total + 5 * mean) / (number + 5), 1e-3, 1 - 1e-3)
+    return np.log(shrunk / (1 - shrunk)).astype(np.float32)

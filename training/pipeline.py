@@ -1,0 +1,330 @@
+"""The road as one function: outcome tables in, registered version with its evaluation out. The second page to read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from router_ml import bundle
+from router_ml.bundle import Manifest
+from router_ml.catalog import Catalog
+from router_ml.errors import InputError
+from router_ml.features import SIDE_FEATURES
+from router_ml.policy import OperatingPoints, Policy
+from router_ml.types import Estimates, Rule
+from training.cost import fit_input_ratio, fit_magnitude
+from training.dataset import Dataset, build_dataset
+from training.encoder import Encoder, EncoderSettings, prepare_encoder
+from training.evaluate import EvaluationReport, Held, Pictures, SegmentMeans, evaluate, segment_means
+from training.export import ParityReport, check_parity, estimates_of, write_bundle
+from training.fit import FitSettings, SuccessFit, fit_success
+from training.graph import GraphParts, build_graph
+from training.operating import fill_outcomes, fit_operating_points
+from training.outcomes import ReadReport, read_outcomes
+from training.split import FIT, TEST, TUNE, Split, SplitSettings, assign_split
+from training.trees import row_feature_names
+
+_PACKAGES = ("router-ml", "numpy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "tokenizers", "model2vec", "torch")
+
+Say = Callable[[str], None]
+"""Takes one line on what is being done; prints on a terminal, is silent in a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything that training can be told."""
+
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
+    quality_target: float = 0.97
+    """Default target of the version: share of the best single model's success that it must keep."""
+    rule: Rule = Rule.PROMISE
+    prompt_column: str = "prompt"
+    """Column of the logs that holds the text to route on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained version, not yet written anywhere."""
+
+    manifest: Manifest
+    graph: bytes
+    catalog: Catalog
+    tokenizer_json: bytes | None
+    read: ReadReport
+    split: str
+    """In words."""
+    n_rows: dict[str, int]
+    """Rows to fit, to tune and to test on."""
+    notes: tuple[str, ...]
+    """What a person should know of models, prices and gaps."""
+    tuning_basis: str
+    """What the operating points rest on."""
+    parity: ParityReport
+    evaluation: EvaluationReport
+    pictures: Pictures | None
+    held_p: NDArray[np.float64]
+    """[n, m] predictions of held-out prompts, for the calibration plot."""
+    held_success: NDArray[np.float64]
+
+    def write(self, path: Path) -> str:
+        """Write the bundle folder; returns its hash."""
+        return write_bundle(path, self.manifest, self.graph, self.catalog, self.tokenizer_json)
+
+
+def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
+    """From outcome tables to a trained version. InputError and GateError say what stands in the way."""
+    say("reading the logs")
+    table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
+    batches, encoder = _with_encoder(table.batches(), settings, say)
+    data = build_dataset(batches, encoder)
+    split = assign_split(
+        data.prompts.prompt_id[data.rows.prompt],
+        data.rows.time_us,
+        data.rows.own_split,
+        settings=settings.split,
+    )
+    check_trainable(data)
+    notes: list[str] = []
+    data, split_part = _judgeable(data, split, notes)
+    catalog = _catalog(catalog, data, split_part != TEST, notes)
+
+    say("fitting the success, length and latency models")
+    to_fit = data.where(split_part == FIT)
+    vocabulary = encoder.tokenizer.vocabulary_size if encoder else 1
+    fit = fit_success(to_fit, vocabulary=vocabulary, settings=settings.fit)
+    parts = _parts(encoder, to_fit, fit, settings)
+    graph = build_graph(parts)
+    session = bundle.open_session(graph)
+    ratio = fit_input_ratio(to_fit)
+
+    say("setting the operating points")
+    points, basis = _operating_points(data.where(split_part == TUNE), session, parts, catalog, ratio, settings)
+
+    say("checking the graph against the native models, and evaluating on held-out prompts")
+    test = data.where(split_part == TEST)
+    held_index = test.prompts_with_rows()
+    parity = check_parity(parts, data, held_index)
+    estimates = estimates_of(session, data, held_index, parts.pad_id, ratio)
+    baseline = _baseline(data.where(split_part == FIT))
+    held = _held(test, held_index)
+    report, pictures = evaluate(catalog, data.models, points, estimates, held, baseline)
+    manifest = _manifest(data, split_part, catalog, parts, points, ratio, baseline, encoder, settings, split)
+    return Trained(
+        manifest=manifest,
+        graph=graph,
+        catalog=catalog,
+        tokenizer_json=encoder.tokenizer_json if encoder else None,
+        read=table.report,
+        split=split.description,
+        n_rows={name: int((split_part == part).sum()) for name, part in (("fit", FIT), ("tune", TUNE), ("test", TEST))},
+        notes=tuple(notes),
+        tuning_basis=basis,
+        parity=parity,
+        evaluation=report,
+        pictures=pictures,
+        held_p=estimates.p_success.astype(np.float64),
+        held_success=held.success,
+    )
+
+
+def check_trainable(data: Dataset) -> None:
+    """InputError when the table cannot teach anything: no known success, one class, one model."""
+    known = data.rows.success[~np.isnan(data.rows.success)]
+    if not known.size:
+        raise InputError("no row has a known `success`; report outcomes (0 to 1) for at least some requests, then train")
+    if known.min() == known.max():
+        raise InputError(
+            f"every known `success` is {known[0]:g}: with one class there is nothing to learn; "
+            "check how outcomes are labelled, or add logs that hold both successes and failures"
+        )
+    models = np.unique(data.rows.model[~np.isnan(data.rows.success)])
+    if len(models) < 2:
+        raise InputError(
+            f"only the model `{data.models[models[0]]}` has known outcomes; routing needs at least two: "
+            "add logs of another model, or let a share of traffic go to one"
+        )
+
+
+def _with_encoder(
+    batches: Iterator[pa.RecordBatch], settings: TrainSettings, say: Say
+) -> tuple[Iterator[pa.RecordBatch], Encoder | None]:
+    """The encoder, unless the logs hold embeddings and no text; decided by the first batch."""
+    first = next(batches, None)
+    if first is None:
+        return iter(()), None
+    if all(first.column(name).null_count == len(first) for name in ("prompt", "messages")):
+        return chain((first,), batches), None
+    say("preparing the encoder (the first time takes about half a minute)")
+    return chain((first,), batches), prepare_encoder(settings.encoder)
+
+
+def _judgeable(data: Dataset, split: Split, notes: list[str]) -> tuple[Dataset, NDArray[np.int8]]:
+    """Only models with a known outcome among the rows to fit on; the others are named."""
+    fitted = (split.part == FIT) & ~np.isnan(data.rows.success)
+    counts = np.bincount(data.rows.model[fitted], minlength=len(data.models))
+    kept = tuple(name for name, count in zip(data.models, counts, strict=True) if count)
+    unknown = [name for name in data.models if name not in kept]
+    if unknown:
+        notes.append(f"left out, no known outcome among the rows to fit on: {', '.join(unknown)}")
+    few = [f"{name} ({count})" for name, count in zip(data.models, counts.tolist(), strict=True) if 0 < count < 50]
+    if few:
+        notes.append(f"few outcomes, so shrunk towards what all models have in common: {', '.join(few)}")
+    inside = np.isin(data.rows.model, [data.models.index(name) for name in kept])
+    return data.keep_models(kept), split.part[inside]
+
+
+def _catalog(catalog: Catalog | None, data: Dataset, rows: NDArray[np.bool_], notes: list[str]) -> Catalog:
+    """The given catalog, or one of mean logged costs; says what is in one and not in the other."""
+    if catalog is None:
+        mean_cost = _mean_cost(data.where(rows))
+        priced = {name: float(cost) for name, cost in zip(data.models, mean_cost, strict=True) if not np.isnan(cost)}
+        unpriced = [name for name in data.models if name not in priced]
+        if not priced:
+            raise InputError("no row has a `cost_usd` and no catalog is given: pass prices with --catalog FILE")
+        if unpriced:
+            notes.append(f"no price is known, so never chosen (give one with --catalog): {', '.join(unpriced)}")
+        notes.append("no catalog given: each model is priced at its mean logged cost per request")
+        return Catalog.from_mean_costs(priced)
+    offered = {offer.model for offer in catalog.offers}
+    without = [name for name in data.models if name not in offered]
+    unseen = [name for name in catalog.model_names if name not in data.models]
+    if without:
+        notes.append(f"in the logs but not in the catalog, so never chosen: {', '.join(without)}")
+    if unseen:
+        notes.append(f"in the catalog but without outcomes in the logs, so never chosen: {', '.join(unseen)}")
+    if len(without) == len(data.models):
+        raise InputError(f"no model of the logs is in the catalog; logs: {sorted(data.models)}, catalog: {sorted(offered)}")
+    return catalog
+
+
+def _mean_cost(data: Dataset) -> NDArray[np.float64]:
+    known = ~np.isnan(data.rows.cost_usd)
+    m = len(data.models)
+    with np.errstate(invalid="ignore"):
+        total = np.bincount(data.rows.model[known], data.rows.cost_usd[known], m)
+        return np.asarray(total / np.bincount(data.rows.model[known], minlength=m))
+
+
+def _parts(encoder: Encoder | None, data: Dataset, fit: SuccessFit, settings: TrainSettings) -> GraphParts:
+    trees = settings.fit.trees
+    return GraphParts(
+        encoder=onnx.load_from_string(encoder.model_bytes) if encoder else None,
+        pad_id=encoder.tokenizer.settings.pad_id if encoder else 0,
+        embedding_size=data.prompts.embedding.shape[1],
+        success=fit.model,
+        output_tokens=fit_magnitude(data, data.rows.output_tokens, fit, trees),
+        latency_ms=fit_magnitude(data, data.rows.latency_ms, fit, trees),
+    )
+
+
+def _operating_points(
+    data: Dataset,
+    session: ort.InferenceSession,
+    parts: GraphParts,
+    catalog: Catalog,
+    ratio: tuple[float, ...],
+    settings: TrainSettings,
+) -> tuple[OperatingPoints, str]:
+    index = data.prompts_with_rows()
+    if not len(index):
+        raise InputError("too few prompts to set operating points on: none is left after the split; add logs")
+    estimates = estimates_of(session, data, index, parts.pad_id, ratio)
+    draft = OperatingPoints((1.0,), (0.0,), (1.0,), 1.0, settings.rule)
+    policy = Policy(catalog, data.models, draft)
+    outcomes = fill_outcomes(data, index, estimates.p_success.astype(np.float64), policy.cheapest(policy.price(estimates)))
+    served = ~(policy.reject(estimates, policy.price(estimates)) > 0).all(axis=1)
+    if not served.any():
+        raise InputError(
+            "no offer can be priced: the catalog prices by token and the logs hold no `output_tokens`; "
+            "log them, or give `request_usd` in the catalog"
+        )
+    points = fit_operating_points(
+        policy, _rows(estimates, served), outcomes.where(served), default_target=settings.quality_target, rule=settings.rule
+    )
+    return points, outcomes.basis
+
+
+def _rows(estimates: Estimates, rows: NDArray[np.bool_]) -> Estimates:
+    return Estimates(
+        estimates.p_success[rows], estimates.output_tokens[rows], estimates.latency_ms[rows], estimates.input_tokens[rows]
+    )
+
+
+def _baseline(data: Dataset) -> SegmentMeans:
+    success, count = data.cells(data.rows.success)
+    return SegmentMeans(
+        segment_means(success, count, data.prompts.segment, len(data.segments)), _mean_cost(data)
+    )
+
+
+def _held(data: Dataset, index: NDArray[np.int64]) -> Held:
+    success, _ = data.cells(data.rows.success)
+    cost, _ = data.cells(data.rows.cost_usd)
+    return Held(success[index], cost[index], data.prompts.segment[index])
+
+
+def _manifest(
+    data: Dataset,
+    part: NDArray[np.int8],
+    catalog: Catalog,
+    parts: GraphParts,
+    points: OperatingPoints,
+    ratio: tuple[float, ...],
+    baseline: SegmentMeans,
+    encoder: Encoder | None,
+    settings: TrainSettings,
+    split: Split,
+) -> Manifest:
+    times = data.rows.time_us[(part != TEST) & (data.rows.time_us >= 0)]
+    identity = json.dumps([data.fingerprint, catalog.to_dict(), _plain(settings)], sort_keys=True)
+    described = {"kind": "none", "name": "embeddings of the logs"}
+    if encoder:
+        card = encoder.card
+        described = {"kind": str(card.kind), "name": card.teacher, "teacher_sha256": card.teacher_sha256}
+    return Manifest(
+        version=hashlib.sha256(identity.encode()).hexdigest()[:12],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        training_start=_iso(times.min()) if times.size else None,
+        training_end=_iso(times.max()) if times.size else None,
+        encoder=described,
+        embedding_size=parts.embedding_size,
+        models=data.models,
+        segments=data.segments,
+        side_features=SIDE_FEATURES,
+        row_features=row_feature_names(parts.embedding_size),
+        input_token_ratio=ratio,
+        operating_points=points.to_dict(),
+        tokenizer=encoder.tokenizer.settings.to_dict() if encoder else None,
+        packages={"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+        data_fingerprint=data.fingerprint,
+        split={"by": split.by, "settings": asdict(settings.split)},
+        baseline={
+            "success": [[round(value, 6) for value in row] for row in baseline.success.tolist()],
+            "cost_usd": [None if np.isnan(value) else value for value in baseline.cost_usd.tolist()],
+        },
+    )
+
+
+def _plain(settings: TrainSettings) -> Any:
+    """Settings that change the result; where the encoder is cached does not."""
+    return json.loads(json.dumps(asdict(settings), default=str)) | {"encoder": str(settings.encoder.teacher)}
+
+
+def _iso(time_us: int) -> str:
+    return datetime.fromtimestamp(int(time_us) / 1e6, UTC).isoformat()
