@@ -67,7 +67,7 @@ class Manifest:
     split: dict[str, Any]
     """How rows were held out: `by` and the settings, so that an evaluation can find them again."""
     baseline: dict[str, Any]
-    """Mean success per segment and model [s + 1][m] and mean cost per model [m] (null: unknown) of the rows fitted on."""
+    """Of the rows fitted on: mean success per segment and model [s + 1][m], mean cost per model [m] (null: unknown)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,9 @@ def verify(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
     stated = data.pop("manifest_sha256", None)
     digest = _digest(_canonical(data))
     if stated != digest:
-        raise BundleError(f"{path / MANIFEST}: changed since it was written (hash {digest[:12]}, stated {stated!s:.12})")
+        raise BundleError(
+            f"{path / MANIFEST}: changed since it was written (hash {digest[:12]}, stated {stated!s:.12})"
+        )
     parts = {}
     for name, expected in data["files"].items():
         if name not in _PARTS:
@@ -173,7 +175,9 @@ def write(path: Path, manifest: Manifest, graph: bytes, catalog: Catalog, tokeni
         os.chmod(fresh, 0o755)
         _swap(fresh, path)
     except OSError as error:
-        raise BundleError(f"{path}: the bundle cannot be written ({error}); what was there before is untouched") from None
+        raise BundleError(
+            f"{path}: the bundle cannot be written ({error}); what was there before is untouched"
+        ) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return digest

@@ -1,4 +1,4 @@
-"""The command line: parses, hands over, prints. Serving commands live here; training is imported only when asked for."""
+"""The command line: parses, hands over, prints. Training is imported only by the commands that need it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def _training(module: str) -> Any:
         if (error.name or "").split(".")[0] in ("router_ml", "training"):
             raise
         raise InputError(
-            f"this command needs the training packages, and `{error.name}` is not installed: pip install 'router-ml[training]'"
+            f"this command needs the training packages, and `{error.name}` is not installed: "
+            "pip install 'router-ml[training]'"
         ) from None
 
 
@@ -182,7 +183,9 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_simulate(commands: Any) -> None:
-    parser = _add(commands, "simulate", _command("simulate"), "write production-like logs of a world whose truth is known")
+    parser = _add(
+        commands, "simulate", _command("simulate"), "write production-like logs of a world whose truth is known"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file ending in .parquet, .jsonl, .jsonl.gz or .csv")
     parser.add_argument("--days", type=_positive_int, default=21, help="default 21")
     parser.add_argument("--requests-per-day", type=_positive_int, default=1000, metavar="N", help="default 1000")
@@ -190,7 +193,9 @@ def _add_simulate(commands: Any) -> None:
     parser.add_argument("--catalog", help="models and prices; default: eight real models at list prices")
     parser.add_argument("--full-information", action="store_true", help="every model answers every prompt")
     parser.add_argument("--drift", action="store_true", help="half-way a model gets worse and prompts get harder")
-    parser.add_argument("--price-change", action="store_true", help="after two thirds the dearest model halves its price")
+    parser.add_argument(
+        "--price-change", action="store_true", help="after two thirds the dearest model halves its price"
+    )
     parser.add_argument("--outage", action="store_true", help="after a third the ablest model fails for six hours")
     parser.add_argument("--new-model", action="store_true", help="one model appears after two thirds of the days")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="also write true success and cost, as Parquet")
@@ -209,10 +214,14 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("logs", nargs="+", type=Path, help="Parquet, JSONL (also .gz) or CSV, files or folders")
     parser.add_argument("--catalog", help="models, offers and prices (YAML or JSON); default: mean logged costs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the bundle there too")
-    parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on")
+    parser.add_argument(
+        "--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on"
+    )
     parser.add_argument("--quality-target", type=_share, default=0.97, metavar="Q", help="default of the version; 0.97")
     parser.add_argument("--rule", choices=("promise", "threshold"), default="promise", help="how offers are chosen")
-    parser.add_argument("--encoder", metavar="NAME", help="sentence-transformers model or folder; default all-MiniLM-L6-v2")
+    parser.add_argument(
+        "--encoder", metavar="NAME", help="sentence-transformers model or folder; default all-MiniLM-L6-v2"
+    )
     parser.add_argument(
         "--encoder-kind",
         choices=("static", "transformer"),
@@ -223,7 +232,7 @@ def _add_train(commands: Any) -> None:
         "--split",
         choices=("auto", "own", "time", "random"),
         default="auto",
-        help="what is held out: the logs' own `split` column, the newest rows, or random prompts (default: first that applies)",
+        help="held out: what the logs' own `split` column says, the newest rows, or random prompts; auto: the first that applies",
     )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--name", default="router", help="registered model; default router")
@@ -246,12 +255,16 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = _add(commands, "evaluate", _command("evaluate"), "a version on outcome tables: curves, baselines, calibration")
+    parser = _add(
+        commands, "evaluate", _command("evaluate"), "a version on outcome tables: curves, baselines, calibration"
+    )
     parser.add_argument("logs", nargs="+", type=Path, help="outcome tables, files or folders")
     parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text")
-    parser.add_argument("--all-rows", action="store_true", help="also rows that training may have seen: too good to be true")
+    parser.add_argument(
+        "--all-rows", action="store_true", help="also rows that training may have seen: too good to be true"
+    )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="save the curve and calibration pictures there")
 
 

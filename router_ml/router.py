@@ -227,7 +227,9 @@ class Router:
         output, latency = estimates.output_tokens[row].tolist(), estimates.latency_ms[row].tolist()
         rejected = choices.rejected[row].tolist()
         candidates = tuple(
-            Candidate(name, model, p[j], _known(output[j]), _known(cost[k]), _known(latency[j]), REJECTIONS[rejected[k]])
+            Candidate(
+                name, model, p[j], _known(output[j]), _known(cost[k]), _known(latency[j]), REJECTIONS[rejected[k]]
+            )
             for k, (name, model, j) in enumerate(self._offers)
         )
         order = choices.order[row, : choices.n_eligible[row]].tolist()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from router_ml.errors import InputError
 from router_ml.text import Int64Array, Tokenizer
 from router_ml.types import Float32Array
 from training.dataset import Dataset, build_dataset
-from training.evaluate import EvaluationReport, Held, Pictures, SegmentMeans, evaluate
+from training.evaluate import Held, Judgement, SegmentMeans, evaluate
 from training.export import estimates_of
 from training.outcomes import ReadReport, read_outcomes
 from training.split import TEST, SplitSettings, assign_split
@@ -34,13 +35,10 @@ class EvaluateSettings:
 class Appraisal:
     """An evaluation and what it was made of."""
 
-    report: EvaluationReport
-    pictures: Pictures | None
+    judgement: Judgement
     read: ReadReport
     rows_used: str
     """Which rows, in words."""
-    held_p: NDArray[np.float64]
-    held_success: NDArray[np.float64]
 
 
 class _GraphText:
@@ -83,46 +81,32 @@ def appraise(
     success, _ = data.cells(data.rows.success)
     cost, _ = data.cells(data.rows.cost_usd)
     held = Held(success[index], cost[index], data.prompts.segment[index])
-    report, pictures = evaluate(
+    judgement = evaluate(
         catalog or opened.catalog, manifest.models, opened.points, estimates, held, _baseline(manifest.baseline)
     )
     if strange:
         note = f"in the logs but unknown to the version, so left out: {', '.join(strange)}"
-        report = report.with_note(note)
-    return Appraisal(report, pictures, table.report, words, estimates.p_success.astype(np.float64), held.success)
+        judgement = replace(judgement, report=judgement.report.with_note(note))
+    return Appraisal(judgement, table.report, words)
 
 
 def _held_rows(data: Dataset, opened: Bundle, settings: EvaluateSettings) -> tuple[NDArray[np.bool_], str]:
     """Rows that training held out, or that came after it."""
-    split, everything = opened.manifest.split, np.ones(len(data.rows), dtype=bool)
+    split = opened.manifest.split
     if settings.all_rows:
-        return everything, "all rows, also those that training may have used"
-    if data.fingerprint != opened.manifest.data_fingerprint and not _overlaps(data, opened):
-        return everything, "all rows: they are newer than what the version was trained on"
-    if split["by"] == "time":
-        newer = data.rows.time_us > _end(opened)
-        return newer, f"rows after {opened.manifest.training_end}, the end of what the version learned from"
+        return np.ones(len(data.rows), dtype=bool), "all, also those that training may have used"
+    test_from = split["test_from_us"]
+    if test_from is not None and data.fingerprint != opened.manifest.data_fingerprint:
+        day = datetime.fromtimestamp(test_from / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return data.rows.time_us >= test_from, f"those from {day} on, when the version stopped learning"
     found = assign_split(
         data.prompts.prompt_id[data.rows.prompt],
         data.rows.time_us,
         data.rows.own_split,
         settings=SplitSettings(**(split["settings"] | {"by": split["by"]})),
     )
-    how = "the file's own split" if split["by"] == "own" else "drawn by prompt, as in training"
-    return found.part == TEST, f"held-out rows ({how})"
-
-
-def _overlaps(data: Dataset, opened: Bundle) -> bool:
-    """Whether some rows may be older than the end of training; without times one cannot exclude it."""
-    end, times = _end(opened), data.rows.time_us
-    return end is None or bool((times <= end).any())
-
-
-def _end(opened: Bundle) -> int | None:
-    from datetime import datetime
-
-    end = opened.manifest.training_end
-    return None if end is None else int(datetime.fromisoformat(end).timestamp() * 1e6)
+    how = {"own": "the file's own split", "time": "the newest", "random": "drawn by prompt"}[found.by]
+    return found.part == TEST, f"those held out in training ({how})"
 
 
 def _baseline(stored: dict[str, list[list[float]]]) -> SegmentMeans:

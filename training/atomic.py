@@ -12,7 +12,10 @@ from router_ml.errors import InputError
 
 @contextmanager
 def fresh_file(path: Path) -> Iterator[Path]:
-    """A scratch name beside `path` that takes its place when the block ends well; InputError when it cannot be written."""
+    """A scratch name beside `path`, which takes its place when the block ends well.
+
+    InputError when it cannot be written.
+    """
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:

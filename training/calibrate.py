@@ -34,8 +34,7 @@ def fit_calibration(logits: Float64Array, success: Float64Array, count: Float64A
     observed = count > 0
     pooled = _newton(logits[observed], success[observed], count[observed], np.array([1.0, 0.0]))
     per_model = [
-        _newton(logits[rows, j], success[rows, j], count[rows, j], pooled)
-        for j, rows in enumerate(observed.T)
+        _newton(logits[rows, j], success[rows, j], count[rows, j], pooled) for j, rows in enumerate(observed.T)
     ]
     slope, offset = np.array(per_model).T
     return Calibration(slope, offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from router_ml.router import Router
 from router_ml.types import Rule
 from training.appraise import EvaluateSettings, appraise
 from training.encoder import DEFAULT_TEACHER, EncoderKind, EncoderSettings
-from training.evaluate import EvaluationReport, Pictures
+from training.evaluate import EvaluationReport, Judgement
 from training.fit import FitSettings
 from training.ingest import ingest_journal
 from training.outcomes import read_outcomes, write_outcomes
@@ -26,7 +26,8 @@ from training.pipeline import Trained, TrainSettings
 from training.pipeline import train as run_train
 from training.plots import calibration_figure, cost_quality_figure, save_figure
 from training.predict import predict as run_predict
-from training.registry import RegisteredVersion, RegistrySettings, log_and_register
+from training.registry import CHALLENGER, CHAMPION, RegistrySettings, TrainingRecord, has_champion, log_training_run
+from training.registry import register as register_version
 from training.report import evaluation_lines, training_dict, training_lines
 from training.sources import REJECTS_SUFFIX
 from training.split import SplitSettings
@@ -91,42 +92,60 @@ def train(args: argparse.Namespace) -> None:
         lines.append(f"bundle written to {args.out}")
     if not args.no_register:
         say("registering the version in MLflow")
-        version = register(trained, RegistrySettings(model_name=args.name), args.alias)
-        data["registered"] = asdict(version)
-        lines += registered_lines(version)
+        registered = register(trained, trained.judgement, RegistrySettings(model_name=args.name), args.alias)
+        data["registered"] = asdict(registered)
+        lines += registered.lines()
     show(args, finite(data), lines)
 
 
-def register(trained: Trained, settings: RegistrySettings, alias: str | None) -> RegisteredVersion:
-    """Log a run with everything that a person wants to see of it, and register its bundle."""
+def register(trained: Trained, judgement: Judgement, settings: RegistrySettings, alias: str | None) -> Registered:
+    """Log a run with everything that a person wants to see of it, and register its bundle.
+
+    `alias` None: champion for the first version, challenger for a later one; "none": no alias.
+    """
+    alias = alias or (CHALLENGER if has_champion(settings) else CHAMPION)
+    chosen = None if alias == "none" else alias
+    manifest = trained.manifest
     with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
         folder = Path(scratch) / "bundle"
         digest = trained.write(folder)
-        return log_and_register(
+        tags = {"router_version": manifest.version, "bundle_sha256": digest, "models": str(len(manifest.models))}
+        run = log_training_run(
+            TrainingRecord(
+                bundle=folder,
+                data_name="outcome table",
+                data_sha256=manifest.data_fingerprint,
+                parameters=_parameters(trained),
+                metrics=metrics_of(judgement.report),
+                tags=tags,
+                figures=figures(judgement),
+                report=finite(training_dict(trained) | {"evaluation": judgement.report.to_dict()}),
+            ),
             settings,
-            bundle=folder,
-            parameters=_parameters(trained),
-            metrics=metrics_of(trained.evaluation),
-            tags={
-                "version": trained.manifest.version,
-                "bundle_sha256": digest,
-                "data_fingerprint": trained.manifest.data_fingerprint,
-                "models": str(len(trained.manifest.models)),
-            },
-            report=finite(training_dict(trained)),
-            report_text="\n".join(training_lines(trained)),
-            figures=figures(trained.evaluation, trained.pictures, trained.held_p, trained.held_success),
-            alias=alias,
         )
+        number = register_version(run, settings, tags=tags, alias=chosen)
+    return Registered(settings.model_name, number, chosen)
 
 
-def registered_lines(version: RegisteredVersion) -> list[str]:
-    """Where the version is, and what to type next."""
-    alias = f", alias {version.alias}" if version.alias else ""
-    return [
-        f"registered as {version.reference}{alias} in {version.tracking_uri}",
-        f"next: router-ml route \"...\" --model {version.reference}",
-    ]
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Where a version can be found."""
+
+    name: str
+    number: int
+    alias: str | None
+
+    @property
+    def reference(self) -> str:
+        """What --model takes."""
+        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.number}"
+
+    def lines(self) -> list[str]:
+        """Where it is, and what to type next."""
+        return [
+            f"registered as version {self.number} of {self.name!r}{f', alias {self.alias}' if self.alias else ''}",
+            f'next: router-ml route "..." --model {self.reference}',
+        ]
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -147,10 +166,10 @@ def evaluate(args: argparse.Namespace) -> None:
         found = appraise(args.logs, opened, read_catalog(args.catalog), settings, rejects, say)
     if args.plots:
         args.plots.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures(found.report, found.pictures, found.held_p, found.held_success).items():
+        for name, figure in figures(found.judgement).items():
             save_figure(figure, args.plots / name)
-    data = found.report.to_dict() | {"rows_used": found.rows_used, "read": found.read.to_dict()}
-    lines = [*found.read.lines(), f"rows used: {found.rows_used}", *evaluation_lines(found.report)]
+    data = found.judgement.report.to_dict() | {"rows_used": found.rows_used, "read": found.read.to_dict()}
+    lines = [*found.read.lines(), f"rows used: {found.rows_used}", *evaluation_lines(found.judgement.report)]
     show(args, finite(data), lines)
 
 
@@ -162,16 +181,18 @@ def demo(args: argparse.Namespace) -> None:
     show(args, finite(report.to_dict()), report.lines())
 
 
-def figures(report: EvaluationReport, pictures: Pictures | None, p: Any, success: Any) -> dict[str, Figure]:
+def figures(judgement: Judgement) -> dict[str, Figure]:
     """File name -> picture."""
-    found = {}
+    found, report, pictures = {}, judgement.report, judgement.pictures
     if pictures:
         subtitle = f"{report.n_prompts:,} held-out prompts, {len(pictures.models)} models"
         found["cost_quality.png"] = cost_quality_figure(
             pictures.points, pictures.models, pictures.baselines, "Quality against cost", subtitle
         )
     if report.calibration:
-        found["calibration.png"] = calibration_figure(p, success, "Calibration on held-out outcomes")
+        found["calibration.png"] = calibration_figure(
+            judgement.p_success, judgement.success, "Calibration on held-out outcomes"
+        )
     return found
 
 

@@ -3,13 +3,12 @@
 Prompts are kept as token ids, embedding and side features, their text is let go,
 so that memory grows with tokens and not with text. Array letters: n prompts,
 m models, r rows (a row is one prompt on one model), d embedding, f side features.
-A prompt here is a distinct pair of `prompt_id` and segment.
+A prompt here is a distinct pair of text (or embedding) and segment, whatever ids a file gives it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -20,8 +19,10 @@ from numpy.typing import NDArray
 
 from router_ml.errors import InputError
 from router_ml.features import Features, no_text_side, side_features, side_matrix
-from router_ml.text import Int64Array, Tokenizer, prompt_text
-from router_ml.types import Float32Array, Float64Array, Message
+from router_ml.text import Int64Array, Tokenizer
+from router_ml.types import Float32Array, Float64Array
+from training.conversation import messages_text
+from training.outcomes import prompt_id_of
 
 _ROW_COLUMNS = ("success", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
 
@@ -31,7 +32,7 @@ class Prompts:
     """n distinct prompts."""
 
     prompt_id: NDArray[np.str_]
-    """[n]"""
+    """[n], hash of the text or embedding: equal prompts share it, whatever segment sent them."""
     ids: NDArray[np.int32]
     """Token ids of all prompts, end to end."""
     start: NDArray[np.int64]
@@ -104,12 +105,12 @@ class Dataset:
         return replace(self, prompts=replace(self.prompts, segment=index[self.prompts.segment]), segments=names)
 
     def cells(self, values: Float64Array, weight: Float64Array | None = None) -> tuple[Float64Array, Float64Array]:
-        """Mean of a row value and number of known rows per prompt and model, both [n, m]; mean NaN where none is known."""
+        """Mean of a row value and number of known rows per prompt and model, both [n, m]; NaN where none is known."""
         known = ~np.isnan(values)
         flat = self.rows.prompt[known] * len(self.models) + self.rows.model[known]
         shape, size = (len(self.prompts), len(self.models)), len(self.prompts) * len(self.models)
         w = np.ones(known.sum()) if weight is None else weight[known]
-        count = np.bincount(flat, w, size)
+        count = np.asarray(np.bincount(flat, w, size), dtype=np.float64)
         total = np.bincount(flat, w * values[known], size)
         with np.errstate(invalid="ignore", divide="ignore"):
             return (total / count).reshape(shape), count.reshape(shape)
@@ -156,7 +157,7 @@ class DatasetBuilder:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add valid rows of OUTCOME_SCHEMA."""
-        prompt_ids = batch.column("prompt_id").to_pylist()
+        prompt_ids = _content_ids(batch)
         segments = [name or "" for name in batch.column("segment").to_pylist()]
         keys = list(zip(prompt_ids, segments, strict=True))
         fresh: list[int] = []
@@ -190,7 +191,9 @@ class DatasetBuilder:
         )
 
     def _prompts(self, batch: pa.RecordBatch, keys: list[tuple[str, str]]) -> Prompts:
-        texts = [_text(*pair) for pair in zip(*(batch.column(c).to_pylist() for c in ("prompt", "messages")), strict=True)]
+        texts = [
+            _text(*pair) for pair in zip(*(batch.column(c).to_pylist() for c in ("prompt", "messages")), strict=True)
+        ]
         segment = np.array([self._segment(name) for _, name in keys], dtype=np.int64)
         prompt_id = np.array([name for name, _ in keys])
         given = np.array([text is None for text in texts])
@@ -220,7 +223,7 @@ class DatasetBuilder:
         for row, value in zip(rows, values, strict=True):
             if value is not None:
                 row[:] = value
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
     def _fitting(self, vectors: Float32Array, size: int) -> Float32Array:
         if vectors.shape[1] != size:
@@ -267,18 +270,14 @@ def _text(prompt: str | None, messages: str | None) -> str | None:
     return None if messages is None else messages_text(messages)
 
 
-def messages_text(messages: str) -> str:
-    """The one text of a conversation given as the JSON of its messages."""
-    turns = json.loads(messages)
-    return prompt_text([Message(turn.get("role", ""), _content(turn.get("content"))) for turn in turns])
-
-
-def _content(content: Any) -> str:
-    """Text of one message; a list of parts, as some APIs have it, gives its texts."""
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
-    return content if isinstance(content, str) else ""
+def _content_ids(batch: pa.RecordBatch) -> list[str]:
+    ids = []
+    columns = (batch.column(name).to_pylist() for name in ("prompt", "messages", "embedding"))
+    for prompt, messages, embedding in zip(*columns, strict=True):
+        text = _text(prompt, messages)
+        ids.append(prompt_id_of(str(embedding) if text is None else text))
+    return ids
 
 
 def _float(column: pa.Array) -> Float64Array:
-    return column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.asarray(column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -18,6 +18,9 @@ from training.metrics import SweepPoints
 from training.operating import willingness_grid
 
 _REPEATS = 500
+_FEWEST_PROMPTS = 30
+_LEAST_SHARE = 0.05
+"""Of the prompts: in partial logs a few texts repeat by chance, and they are no sample of the traffic."""
 _SHARES = (0.97, 0.99, 1.0)
 
 
@@ -127,7 +130,21 @@ class Pictures:
     baselines: dict[str, metrics.Curve]
 
 
-def segment_means(success: Float64Array, count: Float64Array, segment: NDArray[np.int64], n_segments: int) -> Float64Array:
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A report and what its pictures are drawn from."""
+
+    report: EvaluationReport
+    pictures: Pictures | None
+    p_success: Float64Array
+    """[n, m], predictions for held-out prompts."""
+    success: Float64Array
+    """[n, m], their outcomes; NaN where unknown."""
+
+
+def segment_means(
+    success: Float64Array, count: Float64Array, segment: NDArray[np.int64], n_segments: int
+) -> Float64Array:
     """Mean success per segment and model, [n_segments + 1, m], shrunk by ten prompts' worth of the model's mean."""
     total, number = np.nan_to_num(success) * count, count
     mean = (total.sum(axis=0) + total.sum() / number.sum()) / (number.sum(axis=0) + 1)
@@ -145,14 +162,15 @@ def evaluate(
     estimates: Estimates,
     held: Held,
     baseline: SegmentMeans,
-) -> tuple[EvaluationReport, Pictures | None]:
+) -> Judgement:
     """Evaluate estimates [n, m] of held-out prompts under the policy that will serve."""
     known = ~np.isnan(held.success)
     notes: list[str] = []
     calibration = _calibration(models, estimates.p_success, held, baseline) if known.any() else None
     comparison, pictures = _comparison(catalog, tuple(models), points, estimates, held, baseline, notes)
     rows = int(known.any(axis=1).sum())
-    return EvaluationReport(rows, int(known.sum()), calibration, comparison, tuple(notes)), pictures
+    report = EvaluationReport(rows, int(known.sum()), calibration, comparison, tuple(notes))
+    return Judgement(report, pictures, estimates.p_success.astype(np.float64), held.success)
 
 
 def _calibration(
@@ -185,10 +203,10 @@ def _comparison(
     cost = _costs(Policy(catalog, models, points), estimates, held, offered, notes)
     observed = ~np.isnan(held.success) & ~np.isnan(cost) & offered
     block = metrics.complete_block(observed)
-    if len(block.columns) < 2 or len(block.rows) < 2:
+    if len(block.columns) < 2 or len(block.rows) < max(_FEWEST_PROMPTS, _LEAST_SHARE * len(observed)):
         notes.append(
-            "the logs hold one model's outcome per prompt: what another choice would have brought cannot be told from "
-            "them alone, so there is no cost-quality curve here"
+            "cannot tell: the logs hold one model's outcome for most prompts, and what another choice would have "
+            "brought is not in them, so there is no cost-quality curve here"
         )
         return None, None
     left_out = [models[j] for j in block.columns_left_out if offered[j]]
@@ -209,7 +227,9 @@ def _comparison(
     to_column = place[policy.column]
 
     grid = willingness_grid(expected)
-    ours = np.stack([to_column[policy.choose_at(part, points.rule, level, expected).chosen] for level in _levels(points, grid)])
+    ours = np.stack(
+        [to_column[policy.choose_at(part, points.rule, level, expected).chosen] for level in _levels(points, grid)]
+    )
     table = baseline.success[held.segment[rows]][:, columns]
     price = np.where(np.isnan(baseline.cost_usd[columns]), np.nanmean(cost, axis=0), baseline.cost_usd[columns])
     by_segment = np.stack([(table - level * price).argmax(axis=1) for level in grid])
@@ -238,15 +258,15 @@ def _costs(
     policy: Policy, estimates: Estimates, held: Held, offered: NDArray[np.bool_], notes: list[str]
 ) -> Float64Array:
     """Logged cost; where a model's cost was never logged, the expected price of its cheapest offer."""
-    cost = held.cost_usd.copy()
-    expected = policy.cheapest(policy.price(estimates))
-    for j in np.flatnonzero(offered):
-        missing = np.isnan(cost[:, j])
-        if missing.any():
-            cost[missing, j] = expected[missing, j]
-            where = "its cost was not logged" if missing.all() else f"cost missing in {int(missing.sum())} rows"
-            notes.append(f"{policy.models[j]}: {where}; the catalog's expected price stands in")
-    return cost
+    missing = np.isnan(held.cost_usd) & offered
+    counted = missing & ~np.isnan(held.success)
+    if counted.any():
+        names = [policy.models[j] for j in np.flatnonzero(counted.any(axis=0))]
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        notes.append(
+            f"{int(counted.sum()):,} outcomes have no logged cost ({shown}); the catalog's expected price stands in"
+        )
+    return np.where(missing, policy.cheapest(policy.price(estimates)), held.cost_usd)
 
 
 def _figures(
@@ -267,7 +287,8 @@ def _figures(
     compared = [name for name in whole if name not in ("router", "oracle")]
     intervals = bootstrap(gains, len(success), repeats=_REPEATS)
     figures = {name: _curve_figures(points) for name, points in whole.items()}
-    curves = {name: metrics.router_curve(whole[name]) for name in compared}
+    # The hull of single models is drawn by the picture itself.
+    curves = {name: metrics.router_curve(whole[name]) for name in compared if name != "single-model hull"}
     return figures, dict(zip(compared, intervals, strict=True)), whole["router"], curves
 
 
@@ -275,7 +296,9 @@ def _with_fixed(points: dict[str, SweepPoints]) -> dict[str, SweepPoints]:
     """Adds the baselines that look at no prompt: they are made of single models' points."""
     r = points["router"]
     fixed = {
-        "single-model hull": SweepPoints(r.model_cost, r.model_quality, r.model_cost, r.model_quality, r.cheapest, r.best),
+        "single-model hull": SweepPoints(
+            r.model_cost, r.model_quality, r.model_cost, r.model_quality, r.cheapest, r.best
+        ),
         "random mix": SweepPoints(
             r.model_cost[[r.best]], r.model_quality[[r.best]], r.model_cost, r.model_quality, r.cheapest, r.best
         ),
@@ -330,5 +353,8 @@ def _only(catalog: Catalog, models: set[str]) -> Catalog:
 
 def _rows_of(estimates: Estimates, rows: NDArray[np.int64]) -> Estimates:
     return Estimates(
-        estimates.p_success[rows], estimates.output_tokens[rows], estimates.latency_ms[rows], estimates.input_tokens[rows]
+        estimates.p_success[rows],
+        estimates.output_tokens[rows],
+        estimates.latency_ms[rows],
+        estimates.input_tokens[rows],
     )

@@ -94,9 +94,7 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
     linear = linear_on(np.ones(len(index), dtype=bool))
 
     log_odds = _log_odds(success, count)
-    features = row_features(
-        logits, prompts.embedding[index], prompts.side[index], prompts.segment[index], log_odds
-    )
+    features = row_features(logits, prompts.embedding[index], prompts.side[index], prompts.segment[index], log_odds)
     booster, scores = _boost(features, logits, success, count, fold, settings.trees)
     calibration = fit_calibration(logits + scores, success, count)
     model = SuccessModel(linear, log_odds, booster, calibration, settings.trees.n_threads)
@@ -156,4 +154,4 @@ def _log_odds(success: Float64Array, count: Float64Array) -> Float32Array:
     total, number = (np.nan_to_num(success) * count).sum(axis=0), count.sum(axis=0)
     mean = total.sum() / number.sum()
     shrunk = np.clip((total + 5 * mean) / (number + 5), 1e-3, 1 - 1e-3)
-    return np.log(shrunk / (1 - shrunk)).astype(np.float32)
+    return np.asarray(np.log(shrunk / (1 - shrunk)), dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,11 +42,11 @@ class _Builder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
-    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+    def constant(self, name: str, value: NDArray[np.generic] | np.float32) -> str:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def add(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object) -> str:
+    def add(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, name=output, **attributes))
         return output
 
@@ -83,7 +84,7 @@ def _inputs(parts: GraphParts) -> list[onnx.ValueInfoProto]:
 
 
 def _output(name: str, m: int) -> onnx.ValueInfoProto:
-    shape = ["row", "feature"] if name == "rows" else ["n", m]
+    shape: list[str | int | None] = ["row", "feature"] if name == "rows" else ["n", m]
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 

@@ -13,42 +13,26 @@ import os
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import pyarrow as pa
 from google.protobuf import json_format
 
 from router_ml.errors import InputError, RequestError
 from router_ml.records import RecordKind, outcome_report
 from router_ml.segments import BadLine, journal_files, read_records
-from router_ml.text import prompt_text
-from router_ml.types import Message
 from router_ml.v1 import log_pb2
-from training.outcomes import OUTCOME_SCHEMA, prompt_id_of, write_outcomes
+from training.joined import join
+from training.outcomes import OUTCOME_SCHEMA, write_outcomes
 from training.sources import REJECTS_SUFFIX
 
 _TABLE = "journal.parquet"
 _REJECTS = "journal" + REJECTS_SUFFIX
 _BATCH_ROWS = 4096
 _BATCH_CHARS = 16 << 20
-_LATEST_MICROS = 2**53
-"""The year 2255; a greater number is not in microseconds."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_REPORTED = (
-    "success",
-    "input_tokens",
-    "cached_input_tokens",
-    "output_tokens",
-    "cost_usd",
-    "latency_ms",
-    "ttft_ms",
-    "error",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +79,15 @@ class IngestReport:
 def ingest_journal(source: str | Path | Iterable[str | Path], out: Path) -> IngestReport:
     """Join the outcomes of a journal folder, or of segment files, to its decisions; write the table into folder `out`.
 
-    One row per decision and offer that answered; reports on one offer are
-    merged, the last that tells a field wins. A row of another model than the
-    decided one has no propensity. The table appears in `out` whole or not at
-    all, in place of that of an earlier call. InputError when the journal holds
-    no decision, or `out` cannot be written.
+    One row per decision and model that answered (see `joined`). The table
+    appears in `out` whole or not at all, in place of that of an earlier call,
+    and beside it a file of what was left out. InputError when the journal
+    holds no decision, or `out` cannot be written.
     """
-    files = journal_files(source)
+    sources = [Path(path) for path in ([source] if isinstance(source, str | Path) else source)]
+    if out.resolve() in {path.resolve() for path in sources}:
+        raise InputError(f"{out}: is the journal itself; name another folder for the table")
+    files = journal_files(sources)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".ingest-", dir=out) as scratch:
@@ -197,40 +183,21 @@ class _Ingest:
                 rows, n_chars = [], 0
         yield pa.RecordBatch.from_pylist(rows, schema=OUTCOME_SCHEMA)
 
-    def _rows(self, decision: log_pb2.DecisionRecord, outcomes: _Outcomes) -> list[dict[str, Any]]:
+    def _rows(self, decision: log_pb2.DecisionRecord, outcomes: _Outcomes) -> Sequence[dict[str, Any]]:
         try:
-            common = _common(decision)
+            joined = join(decision, outcomes.of(decision.decision_id))
         except InputError as error:
             self._reject("a decision out of range", detail=str(error), decision=decision)
-            return []
+            return ()
         if not outcomes.is_first(decision.decision_id):
             self._n_repeated += 1
-            return []
-        answers = self._answers(decision, outcomes.of(decision.decision_id))
+            return ()
+        for left in joined.left_out:
+            self._reject(left.reason, detail=left.detail, outcome=left.outcome)
         self._n_decisions += 1
-        self._n_without += not answers
-        rows = [
-            common | _answer(decision, offer, model, merged)
-            for (offer, model), merged in (
-                answers or {(decision.offer, decision.model): log_pb2.OutcomeRecord()}
-            ).items()
-        ]
-        self._n_rows += len(rows)
-        return rows
-
-    def _answers(
-        self, decision: log_pb2.DecisionRecord, parts: list[log_pb2.OutcomeRecord]
-    ) -> dict[tuple[str | None, str], log_pb2.OutcomeRecord]:
-        """Offer and model that answered -> all that was reported of it."""
-        answers: dict[tuple[str | None, str], log_pb2.OutcomeRecord] = {}
-        for part in parts:
-            answered = _answered(decision, part)
-            if answered is None:
-                detail = f"`{part.offer}` is no offer of the decision; report its `model` with it"
-                self._reject("an outcome of an unknown offer", detail=detail, outcome=part)
-            else:
-                answers.setdefault(answered, log_pb2.OutcomeRecord()).MergeFrom(part)
-        return answers
+        self._n_without += not joined.is_answered
+        self._n_rows += len(joined.rows)
+        return joined.rows
 
     def _bad_line(self, bad: BadLine) -> None:
         if bad.torn:
@@ -273,66 +240,6 @@ class _Ingest:
             n_torn=self._n_torn,
             rejected=dict(self._rejected),
         )
-
-
-def _answered(decision: log_pb2.DecisionRecord, part: log_pb2.OutcomeRecord) -> tuple[str | None, str] | None:
-    """Offer and model that this report is about; None when the model cannot be told."""
-    if part.offer:
-        model = part.model or next((c.model for c in decision.candidates if c.offer == part.offer), None)
-        return None if model is None else (part.offer, model)
-    if part.model and part.model != decision.model:
-        return None, part.model
-    return decision.offer, decision.model
-
-
-def _common(decision: log_pb2.DecisionRecord) -> dict[str, Any]:
-    """What all rows of one decision share; InputError where a record of another writer cannot be one."""
-    for field in ("decision_id", "model", "offer"):
-        if not getattr(decision, field):
-            raise InputError(f"`{field}` must not be empty")
-    if not 0 < decision.propensity <= 1:
-        raise InputError(f"`propensity` must be above 0 and at most 1; found {decision.propensity}")
-    if not 0 < decision.time_unix_micros < _LATEST_MICROS:
-        raise InputError(f"`time_unix_micros` must be microseconds since 1970; found {decision.time_unix_micros}")
-    request = decision.request
-    row = {name: getattr(request, name) or None for name in ("segment", "session_id", "tenant")} | _prompt(request)
-    row["request_id"] = decision.decision_id
-    row["timestamp"] = _EPOCH + timedelta(microseconds=decision.time_unix_micros)
-    row["version"] = decision.version or None
-    row["arm"] = decision.arm or None
-    return row
-
-
-def _prompt(request: log_pb2.RequestRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {"prompt": None, "messages": None, "embedding": None}
-    if request.HasField("text"):
-        row["prompt"] = request.text
-        row["prompt_id"] = prompt_id_of(request.text)
-    elif request.HasField("messages"):
-        row["messages"] = request.messages
-        row["prompt_id"] = prompt_id_of(_conversation(request.messages))
-    elif request.embedding_f32 and len(request.embedding_f32) % 4 == 0:
-        row["embedding"] = np.frombuffer(request.embedding_f32, "<f4")
-        row["prompt_id"] = prompt_id_of(request.embedding_f32.hex())
-    else:
-        raise InputError("`request` must hold `text`, `messages` or `embedding_f32`")
-    return row
-
-
-def _conversation(messages: str) -> str:
-    try:
-        return prompt_text([Message(turn["role"], turn["content"]) for turn in json.loads(messages)])
-    except (ValueError, TypeError, KeyError):
-        raise InputError("`messages` must be a JSON array of `role` and `content`") from None
-
-
-def _answer(
-    decision: log_pb2.DecisionRecord, offer: str | None, model: str, merged: log_pb2.OutcomeRecord
-) -> dict[str, Any]:
-    """What is a row's own."""
-    reported = {name: getattr(merged, name) if merged.HasField(name) else None for name in _REPORTED}
-    propensity = decision.propensity if model == decision.model else None
-    return {"model": model, "offer": offer, "propensity": propensity} | reported
 
 
 def _plain(value: Any) -> Any:

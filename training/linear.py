@@ -12,6 +12,7 @@ or a small product at serving time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ def _solve(
     m = success.shape[1]
     sizes = [block.shape[1] for block in blocks]
     edges = np.cumsum([0, *sizes])
-    transposed = [block.T.tocsr() if sp.issparse(block) else block.T for block in blocks]
+    transposed = [block.T for block in blocks]
     target = np.nan_to_num(success).astype(np.float32)
     weight = count.astype(np.float32)
     mean = float((target * weight).sum() / weight.sum())
@@ -166,7 +167,7 @@ def _solve(
     def scores(flat: Float64Array) -> tuple[Float64Array, Float32Array]:
         weights = flat[m:].reshape(edges[-1], m + 1)
         low = weights.astype(np.float32)
-        score = sum(block @ low[a:b] for block, a, b in zip(blocks, edges, edges[1:], strict=False))
+        score: Float32Array = sum(block @ low[a:b] for block, (a, b) in zip(blocks, pairwise(edges), strict=True))
         return weights, flat[:m].astype(np.float32) + score[:, :1] + _OWN_SCALE * score[:, 1:]
 
     def backward(residual: Float32Array, flat: Float64Array, weights: Float64Array) -> Float64Array:
@@ -192,11 +193,16 @@ def _solve(
     held: dict[str, Any] = {}  # curvature is asked for many directions at one point
     start = np.zeros(m + edges[-1] * (m + 1))
     found = minimize(
-        loss, start, jac=True, hessp=curvature, method="Newton-CG", options={"maxiter": settings.max_iterations, "xtol": 1e-5}
+        loss,
+        start,
+        jac=True,
+        hessp=curvature,
+        method="Newton-CG",
+        options={"maxiter": settings.max_iterations, "xtol": 1e-5},
     )
     weights = found.x[m:].reshape(edges[-1], m + 1)
     merged = weights[:, :1] + _OWN_SCALE * weights[:, 1:]
-    return centre + found.x[:m], [merged[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return centre + found.x[:m], [merged[a:b] for a, b in pairwise(edges)]
 
 
 def _sigmoid(logit: Float32Array) -> Float32Array:

@@ -52,7 +52,7 @@ class CompleteBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class OperatingPoints:
+class SweepPoints:
     """Mean cost and quality of a router's settings and of every single model, on the same prompts."""
 
     cost: Floats
@@ -126,12 +126,12 @@ def complete_block(observed: NDArray[np.bool_]) -> CompleteBlock:
     )
 
 
-def operating_points(success: Floats, cost: Floats, choices: Ints) -> OperatingPoints:
+def sweep_points(success: Floats, cost: Floats, choices: Ints) -> SweepPoints:
     """Means of a router's sweep and of the single models over a complete block."""
     return resampled_points(success, cost, choices, np.ones((1, len(success)), dtype=np.int64))[0]
 
 
-def resampled_points(success: Floats, cost: Floats, choices: Ints, weights: Ints) -> list[OperatingPoints]:
+def resampled_points(success: Floats, cost: Floats, choices: Ints, weights: Ints) -> list[SweepPoints]:
     """Operating points under each row of `weights[b, n]`, how often each prompt counts.
 
     Which model is cheapest and which best is settled once, on equal weights, so that
@@ -146,7 +146,7 @@ def resampled_points(success: Floats, cost: Floats, choices: Ints, weights: Ints
     cheapest = int(np.lexsort((-success.mean(axis=0), cost.mean(axis=0)))[0])
     best = int(np.lexsort((cost.mean(axis=0), -success.mean(axis=0)))[0])
     return [
-        OperatingPoints(costs[i], qualities[i], model_costs[i], model_qualities[i], cheapest, best)
+        SweepPoints(costs[i], qualities[i], model_costs[i], model_qualities[i], cheapest, best)
         for i in range(len(share))
     ]
 
@@ -167,7 +167,7 @@ def hull(cost: Floats, quality: Floats) -> Curve:
     return Curve(*np.asarray(vertices, dtype=np.float64).T)
 
 
-def router_curve(points: OperatingPoints) -> Curve:
+def router_curve(points: SweepPoints) -> Curve:
     """Curve of a router by the rule in this module's docstring."""
     return hull(
         np.append(points.cost, points.model_cost[points.cheapest]),
@@ -175,28 +175,28 @@ def router_curve(points: OperatingPoints) -> Curve:
     )
 
 
-def single_model_hull(points: OperatingPoints) -> Curve:
+def single_model_hull(points: SweepPoints) -> Curve:
     """Curve of random mixing between single models, the baseline that needs no prompt."""
     return hull(points.model_cost, points.model_quality)
 
 
-def aiq(points: OperatingPoints) -> float:
+def aiq(points: SweepPoints) -> float:
     """Mean height of the router's curve between the cheapest and the best single model's cost."""
     return _mean_height(router_curve(points), points)
 
 
-def single_model_aiq(points: OperatingPoints) -> float:
+def single_model_aiq(points: SweepPoints) -> float:
     """AIQ of the single-model hull."""
     return _mean_height(single_model_hull(points), points)
 
 
-def quality_at(points: OperatingPoints, cost_share: float) -> float | None:
+def quality_at(points: SweepPoints, cost_share: float) -> float | None:
     """Quality at that share of the best single model's cost; None where nothing is so cheap."""
     quality = float(router_curve(points).quality_at(cost_share * points.model_cost[[points.best]])[0])
     return None if math.isnan(quality) else quality
 
 
-def cost_share(points: OperatingPoints, quality_share: float) -> float | None:
+def cost_share(points: SweepPoints, quality_share: float) -> float | None:
     """Least cost, as share of the best single model's, that keeps `quality_share` of its quality.
 
     None when the router never reaches it; in a resample count that as `math.inf`. 1 when
@@ -224,7 +224,7 @@ def strong_model_calls(success: Floats) -> Floats:
     return np.tile(np.eye(2)[strong], (len(success), 1))
 
 
-def apgr(points: OperatingPoints) -> float:
+def apgr(points: SweepPoints) -> float:
     """Average performance gap recovered, of two models, with `strong_model_calls` as cost.
 
     PGR = (quality - weak) / (strong - weak); APGR is its mean over the share of strong
@@ -235,7 +235,7 @@ def apgr(points: OperatingPoints) -> float:
     return float(np.trapezoid(recovered, shares))
 
 
-def cpt(points: OperatingPoints, recovered: float) -> float:
+def cpt(points: SweepPoints, recovered: float) -> float:
     """Call-performance threshold: least share of strong calls that recovers that part, in (0, 1], of the gap.
 
     Linear between sweep points, without hull; inputs and source as for `apgr`.
@@ -315,7 +315,7 @@ def by_model(metric: Callable[[Floats, Floats], float], p: Floats, y: Floats) ->
     )
 
 
-def _mean_height(curve: Curve, points: OperatingPoints) -> float:
+def _mean_height(curve: Curve, points: SweepPoints) -> float:
     low, high = float(points.model_cost[points.cheapest]), float(points.model_cost[points.best])
     if high <= low:
         return float(curve.quality_at(np.array([low]))[0])
@@ -324,7 +324,7 @@ def _mean_height(curve: Curve, points: OperatingPoints) -> float:
     return float(np.trapezoid(curve.quality_at(costs), costs)) / (high - low)
 
 
-def _recovered(points: OperatingPoints) -> tuple[Floats, Floats]:
+def _recovered(points: SweepPoints) -> tuple[Floats, Floats]:
     if sorted(points.model_cost.tolist()) != [0.0, 1.0]:
         raise ValueError("`points` must be of two models with the calls of `strong_model_calls` as cost")
     weak, strong = points.model_quality[np.argsort(points.model_cost)]

@@ -14,8 +14,8 @@ from training.dataset import Dataset
 
 QUALITY_TARGETS = (0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 1.0)
 _SWEEP = 240
-_FLOOR_PROPENSITY = 0.01
-"""Smaller ones are raised to it: one row of weight 1,000 would decide the operating point alone."""
+_FLOOR_PROPENSITY = 0.1
+"""Smaller ones are raised to it: a few rows of great weight would decide the operating point, at the price of some bias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def fill_outcomes(
     success, count, cost = success[index], count[index], cost[index]
     seen = count > 0
     filled = np.where(seen, success, p_success)
-    basis = "full information" if seen.all() else "model estimates where a model was not called"
+    basis = f"outcomes of {seen.mean():.1%} of the pairs of prompt and model, the version's own estimates of the rest"
     weighted = ~np.isnan(data.rows.propensity) & ~np.isnan(data.rows.success)
     if weighted.any():
         filled, all_weighted = _doubly_robust(data, index, p_success, filled, weighted)

@@ -29,7 +29,7 @@ from router_ml.types import Estimates, Rule
 from training.cost import fit_input_ratio, fit_magnitude
 from training.dataset import Dataset, build_dataset
 from training.encoder import Encoder, EncoderSettings, prepare_encoder
-from training.evaluate import EvaluationReport, Held, Pictures, SegmentMeans, evaluate, segment_means
+from training.evaluate import Held, Judgement, SegmentMeans, evaluate, segment_means
 from training.export import ParityReport, check_parity, estimates_of, write_bundle
 from training.fit import FitSettings, SuccessFit, fit_success
 from training.graph import GraphParts, build_graph
@@ -38,7 +38,19 @@ from training.outcomes import ReadReport, read_outcomes
 from training.split import FIT, TEST, TUNE, Split, SplitSettings, assign_split
 from training.trees import row_feature_names
 
-_PACKAGES = ("router-ml", "numpy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "tokenizers", "model2vec", "torch")
+_PACKAGES = (
+    "router-ml",
+    "numpy",
+    "scikit-learn",
+    "lightgbm",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "model2vec",
+    "torch",
+)
+
+_LEFT_OUT = -1
 
 Say = Callable[[str], None]
 """Takes one line on what is being done; prints on a terminal, is silent in a pipe."""
@@ -76,11 +88,7 @@ class Trained:
     tuning_basis: str
     """What the operating points rest on."""
     parity: ParityReport
-    evaluation: EvaluationReport
-    pictures: Pictures | None
-    held_p: NDArray[np.float64]
-    """[n, m] predictions of held-out prompts, for the calibration plot."""
-    held_success: NDArray[np.float64]
+    judgement: Judgement
 
     def write(self, path: Path) -> str:
         """Write the bundle folder; returns its hash."""
@@ -99,10 +107,11 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
         data.rows.own_split,
         settings=settings.split,
     )
+    split.check_parts()
     check_trainable(data)
     notes: list[str] = []
     data, split_part = _judgeable(data, split, notes)
-    catalog = _catalog(catalog, data, split_part != TEST, notes)
+    catalog = _catalog(catalog, data, (split_part == FIT) | (split_part == TUNE), notes)
 
     say("fitting the success, length and latency models")
     to_fit = data.where(split_part == FIT)
@@ -123,7 +132,7 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     estimates = estimates_of(session, data, held_index, parts.pad_id, ratio)
     baseline = _baseline(data.where(split_part == FIT))
     held = _held(test, held_index)
-    report, pictures = evaluate(catalog, data.models, points, estimates, held, baseline)
+    judgement = evaluate(catalog, data.models, points, estimates, held, baseline)
     manifest = _manifest(data, split_part, catalog, parts, points, ratio, baseline, encoder, settings, split)
     return Trained(
         manifest=manifest,
@@ -131,15 +140,12 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
         catalog=catalog,
         tokenizer_json=encoder.tokenizer_json if encoder else None,
         read=table.report,
-        split=split.description,
+        split=split.description.split(";")[0],
         n_rows={name: int((split_part == part).sum()) for name, part in (("fit", FIT), ("tune", TUNE), ("test", TEST))},
         notes=tuple(notes),
         tuning_basis=basis,
         parity=parity,
-        evaluation=report,
-        pictures=pictures,
-        held_p=estimates.p_success.astype(np.float64),
-        held_success=held.success,
+        judgement=judgement,
     )
 
 
@@ -147,7 +153,9 @@ def check_trainable(data: Dataset) -> None:
     """InputError when the table cannot teach anything: no known success, one class, one model."""
     known = data.rows.success[~np.isnan(data.rows.success)]
     if not known.size:
-        raise InputError("no row has a known `success`; report outcomes (0 to 1) for at least some requests, then train")
+        raise InputError(
+            "no row has a known `success`; report outcomes (0 to 1) for at least some requests, then train"
+        )
     if known.min() == known.max():
         raise InputError(
             f"every known `success` is {known[0]:g}: with one class there is nothing to learn; "
@@ -185,8 +193,12 @@ def _judgeable(data: Dataset, split: Split, notes: list[str]) -> tuple[Dataset, 
     few = [f"{name} ({count})" for name, count in zip(data.models, counts.tolist(), strict=True) if 0 < count < 50]
     if few:
         notes.append(f"few outcomes, so shrunk towards what all models have in common: {', '.join(few)}")
+    part = split.part
+    if split.test_from_us is not None:
+        # What an early prompt brought later is from the days that judge: neither learned from nor judged by.
+        part = np.where((part != TEST) & (data.rows.time_us >= split.test_from_us), _LEFT_OUT, part).astype(np.int8)
     inside = np.isin(data.rows.model, [data.models.index(name) for name in kept])
-    return data.keep_models(kept), split.part[inside]
+    return data.keep_models(kept), part[inside]
 
 
 def _catalog(catalog: Catalog | None, data: Dataset, rows: NDArray[np.bool_], notes: list[str]) -> Catalog:
@@ -209,7 +221,9 @@ def _catalog(catalog: Catalog | None, data: Dataset, rows: NDArray[np.bool_], no
     if unseen:
         notes.append(f"in the catalog but without outcomes in the logs, so never chosen: {', '.join(unseen)}")
     if len(without) == len(data.models):
-        raise InputError(f"no model of the logs is in the catalog; logs: {sorted(data.models)}, catalog: {sorted(offered)}")
+        raise InputError(
+            f"no model of the logs is in the catalog; logs: {sorted(data.models)}, catalog: {sorted(offered)}"
+        )
     return catalog
 
 
@@ -247,30 +261,37 @@ def _operating_points(
     estimates = estimates_of(session, data, index, parts.pad_id, ratio)
     draft = OperatingPoints((1.0,), (0.0,), (1.0,), 1.0, settings.rule)
     policy = Policy(catalog, data.models, draft)
-    outcomes = fill_outcomes(data, index, estimates.p_success.astype(np.float64), policy.cheapest(policy.price(estimates)))
-    served = ~(policy.reject(estimates, policy.price(estimates)) > 0).all(axis=1)
+    outcomes = fill_outcomes(
+        data, index, estimates.p_success.astype(np.float64), policy.cheapest(policy.price(estimates))
+    )
+    served = np.asarray((policy.reject(estimates, policy.price(estimates)) == 0).any(axis=1))
     if not served.any():
         raise InputError(
             "no offer can be priced: the catalog prices by token and the logs hold no `output_tokens`; "
             "log them, or give `request_usd` in the catalog"
         )
     points = fit_operating_points(
-        policy, _rows(estimates, served), outcomes.where(served), default_target=settings.quality_target, rule=settings.rule
+        policy,
+        _rows(estimates, served),
+        outcomes.where(served),
+        default_target=settings.quality_target,
+        rule=settings.rule,
     )
     return points, outcomes.basis
 
 
 def _rows(estimates: Estimates, rows: NDArray[np.bool_]) -> Estimates:
     return Estimates(
-        estimates.p_success[rows], estimates.output_tokens[rows], estimates.latency_ms[rows], estimates.input_tokens[rows]
+        estimates.p_success[rows],
+        estimates.output_tokens[rows],
+        estimates.latency_ms[rows],
+        estimates.input_tokens[rows],
     )
 
 
 def _baseline(data: Dataset) -> SegmentMeans:
     success, count = data.cells(data.rows.success)
-    return SegmentMeans(
-        segment_means(success, count, data.prompts.segment, len(data.segments)), _mean_cost(data)
-    )
+    return SegmentMeans(segment_means(success, count, data.prompts.segment, len(data.segments)), _mean_cost(data))
 
 
 def _held(data: Dataset, index: NDArray[np.int64]) -> Held:
@@ -291,7 +312,7 @@ def _manifest(
     settings: TrainSettings,
     split: Split,
 ) -> Manifest:
-    times = data.rows.time_us[(part != TEST) & (data.rows.time_us >= 0)]
+    times = data.rows.time_us[((part == FIT) | (part == TUNE)) & (data.rows.time_us >= 0)]
     identity = json.dumps([data.fingerprint, catalog.to_dict(), _plain(settings)], sort_keys=True)
     described = {"kind": "none", "name": "embeddings of the logs"}
     if encoder:
@@ -313,7 +334,7 @@ def _manifest(
         tokenizer=encoder.tokenizer.settings.to_dict() if encoder else None,
         packages={"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
         data_fingerprint=data.fingerprint,
-        split={"by": split.by, "settings": asdict(settings.split)},
+        split={"by": split.by, "settings": asdict(settings.split), "test_from_us": split.test_from_us},
         baseline={
             "success": [[round(value, 6) for value in row] for row in baseline.success.tolist()],
             "cost_usd": [None if np.isnan(value) else value for value in baseline.cost_usd.tolist()],

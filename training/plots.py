@@ -15,13 +15,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from training.metrics import (
     Curve,
     Floats,
-    OperatingPoints,
+    SweepPoints,
     calibration_error,
     reliability,
     router_curve,
@@ -48,7 +48,7 @@ class _Place:
 
 
 def cost_quality_figure(
-    points: OperatingPoints,
+    points: SweepPoints,
     models: Sequence[str],
     baselines: Mapping[str, Curve],
     title: str,
@@ -137,7 +137,7 @@ def _title(axes: Axes, title: str, subtitle: str) -> None:
         axes.text(0, 1.015, subtitle, transform=axes.transAxes, fontsize=9, color=GREY, va="bottom", parse_math=False)
 
 
-def _draw_curve(axes: Axes, curve: Curve, points: OperatingPoints, **style: Any) -> None:
+def _draw_curve(axes: Axes, curve: Curve, points: SweepPoints, **style: Any) -> None:
     """The curve with its flat end, out to the dearest thing in the picture."""
     end = max(points.cost.max(), points.model_cost.max(), curve.cost[-1])
     # What is straight between vertices on a linear axis is bent on a log one.
@@ -148,14 +148,15 @@ def _draw_curve(axes: Axes, curve: Curve, points: OperatingPoints, **style: Any)
     axes.plot(cost * 1000, curve.quality_at(cost), **style)
 
 
-def _scale_cost(axes: Axes, points: OperatingPoints) -> None:
+def _scale_cost(axes: Axes, points: SweepPoints) -> None:
     if min(points.cost.min(), points.model_cost.min()) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_models(figure: Figure, axes: Axes, points: OperatingPoints, models: Sequence[str]) -> None:
+def _label_models(figure: Figure, axes: Axes, points: SweepPoints, models: Sequence[str]) -> None:
     """Names at the Pareto points and the best model, each in the best place that is left."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -177,7 +178,7 @@ def _label_models(figure: Figure, axes: Axes, points: OperatingPoints, models: S
         taken.append(place.box)
 
 
-def _pareto(points: OperatingPoints) -> list[int]:
+def _pareto(points: SweepPoints) -> list[int]:
     """Models that no cheaper one equals, by rising cost."""
     order = np.lexsort((-points.model_quality, points.model_cost))
     quality = points.model_quality[order]

@@ -16,7 +16,7 @@ from router_ml.errors import InputError
 from router_ml.router import Router
 from router_ml.types import Request
 from training.atomic import fresh_file
-from training.dataset import messages_text
+from training.conversation import messages_text
 from training.outcomes import prompt_id_of
 from training.sources import RawBatch, find_sources, read_source
 
@@ -122,7 +122,11 @@ def _requests(raw: RawBatch, prompt_column: str) -> Iterator[tuple[str, Request 
         return [None] * len(raw.rows) if found is None else found.to_pylist()
 
     rows = zip(
-        column(prompt_column), column("messages"), column("embedding"), column("prompt_id"), column("segment", "dataset"),
+        column(prompt_column),
+        column("messages"),
+        column("embedding"),
+        column("prompt_id"),
+        column("segment", "dataset"),
         strict=True,
     )
     for text, messages, embedding, prompt_id, segment in rows:
@@ -138,7 +142,9 @@ def _requests(raw: RawBatch, prompt_column: str) -> Iterator[tuple[str, Request 
         yield str(prompt_id) if prompt_id is not None else prompt_id_of(text or str(embedding)), request
 
 
-def _table(part: list[tuple[str, Request]], router: Router, quality_target: float | None) -> tuple[pa.Table, np.ndarray]:
+def _table(
+    part: list[tuple[str, Request]], router: Router, quality_target: float | None
+) -> tuple[pa.Table, np.ndarray]:
     estimates = router.estimate([request for _, request in part])
     policy = router.policy
     choices = policy.choose(estimates, quality_target=quality_target)

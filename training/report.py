@@ -8,16 +8,18 @@ from typing import Any
 from training.evaluate import Comparison, CurveFigures, EvaluationReport, TargetFigures
 from training.pipeline import Trained
 
+_SHOWN_MODELS = 4
 _SHOWN_TARGETS = (0.9, 0.95, 0.97, 0.98, 0.99, 1.0)
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     """Rows of text as aligned columns: the first to the left, the others to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return [
-        (indent + "  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append((indent + "  ".join([row[0].ljust(widths[0]), *cells[1:]])).rstrip())
+    return lines
 
 
 def evaluation_lines(report: EvaluationReport) -> list[str]:
@@ -53,7 +55,7 @@ def _comparison(c: Comparison) -> list[str]:
 
 def target_lines(c: Comparison) -> list[str]:
     """A row per quality target, against always calling the best single model."""
-    rows = [("target", "$ per 1,000", "saved", "quality kept", "traffic")]
+    rows: list[tuple[str, ...]] = [("target", "$ per 1,000", "saved", "quality kept", "traffic")]
     for t in c.targets:
         if t.quality_target in _SHOWN_TARGETS:
             rows.append(_target(t))
@@ -63,9 +65,9 @@ def target_lines(c: Comparison) -> list[str]:
 
 
 def _target(t: TargetFigures) -> tuple[str, ...]:
-    shown = [f"{name} {share:.0%}" for name, share in list(t.traffic.items())[:4]]
-    rest = len(t.traffic) - len(shown)
-    traffic = ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+    shown = [f"{name} {share:.0%}" for name, share in list(t.traffic.items())[:_SHOWN_MODELS] if share >= 0.005]
+    rest = 1 - sum(list(t.traffic.values())[: len(shown)])
+    traffic = ", ".join(shown) + (f", others {rest:.0%}" if rest >= 0.005 else "")
     mark = "" if t.reached_in_tuning else " (not reached)"
     return (
         f"{t.quality_target:.0%}{mark}",
@@ -96,7 +98,7 @@ def training_lines(trained: Trained) -> list[str]:
         f"{manifest.encoder['name']}; operating points rest on {trained.tuning_basis}",
         f"parity of graph and native models: {trained.parity.p_success:.1g} over {trained.parity.n_prompts:,} prompts",
         *(f"note: {note}" for note in trained.notes),
-        *evaluation_lines(trained.evaluation),
+        *evaluation_lines(trained.judgement.report),
     ]
 
 
@@ -112,5 +114,5 @@ def training_dict(trained: Trained) -> dict[str, Any]:
         "tuning_basis": trained.tuning_basis,
         "parity": {"p_success": trained.parity.p_success, "relative": trained.parity.relative},
         "notes": list(trained.notes),
-        "evaluation": trained.evaluation.to_dict(),
+        "evaluation": trained.judgement.report.to_dict(),
     }

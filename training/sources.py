@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,7 @@ def read_source(path: Path, wanted: Collection[str]) -> Iterator[RawBatch]:
     except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
         detail = str(error).strip().split("\n")[0].rstrip(".")
         raise InputError(
-            f"{path}: cannot be read as {kind} ({detail}); check that the file is complete and its name ends as its format"
+            f"{path}: cannot be read as {kind} ({detail}); check that the file is whole and is what its name says"
         ) from None
 
 
@@ -116,7 +116,7 @@ def _format_of(path: Path) -> tuple[str, Reader]:
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _read_parquet(path: Path, wanted: Collection[str]) -> Iterator[RawBatch]:
@@ -178,14 +178,17 @@ def _csv_batches(
 ) -> Iterator[RawBatch]:
     yield RawBatch(names, {name: pa.array([], pa.string()) for name in columns}, _numbers(1, 0))
     start = 1
+    gaps: set[int] = set()
     for batch in batches:
-        # The parser may be ahead of this batch, so `broken` may hold later rows too.
-        gaps = {fault.row for fault in broken if fault.row >= start}
+        # The parser may be ahead of this batch: broken rows of later batches can be among these already.
+        faults = tuple(broken)
+        broken.clear()
+        gaps |= {fault.row for fault in faults}
         candidates = _numbers(start, batch.num_rows + len(gaps))
         rows = candidates[~np.isin(candidates, list(gaps))][: batch.num_rows]
         start = int(rows[-1]) + 1 if len(rows) else start
-        yield RawBatch(names, dict(zip(columns, batch.columns, strict=True)), rows, tuple(broken))
-        broken.clear()
+        gaps = {row for row in gaps if row >= start}
+        yield RawBatch(names, dict(zip(columns, batch.columns, strict=True)), rows, faults)
     if broken:
         yield RawBatch(names, {name: pa.array([], pa.string()) for name in columns}, _numbers(start, 0), tuple(broken))
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from training.intervals import Interval, Weights, bootstrap
-from training.metrics import OperatingPoints, aiq, cost_share, operating_points, resampled_points
+from training.metrics import SweepPoints, aiq, cost_share, resampled_points, sweep_points
 
 SEGMENTS = 4
 ABILITY = np.array([[0.9, 0.92, 0.95], [0.3, 0.7, 0.9], [0.7, 0.75, 0.8], [0.2, 0.3, 0.85]])
@@ -20,13 +20,13 @@ LENGTHS = np.array([0.5, 1.0, 1.5])
 """Costs vary by prompt as answers do."""
 
 
-def true_points(sweep: np.ndarray) -> OperatingPoints:
+def true_points(sweep: np.ndarray) -> SweepPoints:
     """The world has equally many prompts of every segment and length, so the truth is a finite mean."""
     segment, length = (axis.ravel() for axis in np.meshgrid(np.arange(SEGMENTS), LENGTHS))
-    return operating_points(ABILITY[segment], PRICE * length[:, None], sweep[:, segment])
+    return sweep_points(ABILITY[segment], PRICE * length[:, None], sweep[:, segment])
 
 
-def figures(good: OperatingPoints, poor: OperatingPoints) -> list[float]:
+def figures(good: SweepPoints, poor: SweepPoints) -> list[float]:
     share = cost_share(good, 0.9)
     return [aiq(good), math.inf if share is None else share, aiq(good) - aiq(poor)]
 

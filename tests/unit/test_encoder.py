@@ -194,7 +194,7 @@ def test_a_damaged_cache_entry_is_made_anew_with_a_warning(
 
 
 def test_another_setting_or_teacher_is_another_cache_entry(teacher_folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
+    other = tmp_path / "tiny-bert"
     shutil.copytree(teacher_folder, other)
     (other / "config.json").write_text((teacher_folder / "config.json").read_text() + "\n")
     for teacher, dimension in ((teacher_folder, 8), (teacher_folder, 4), (other, 8)):

@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from training import metrics
-from training.metrics import OperatingPoints
+from training.metrics import SweepPoints
 
 unit = st.floats(0, 1, allow_subnormal=False)
 
 
-def points_of(sweep: list[tuple[float, float]], models: list[tuple[float, float]]) -> OperatingPoints:
+def points_of(sweep: list[tuple[float, float]], models: list[tuple[float, float]]) -> SweepPoints:
     """Operating points from (cost, quality) pairs; the models stand cheapest first, best last."""
     cost, quality = np.array(sweep).T
     model_cost, model_quality = np.array(models).T
-    return OperatingPoints(cost, quality, model_cost, model_quality, 0, len(models) - 1)
+    return SweepPoints(cost, quality, model_cost, model_quality, 0, len(models) - 1)
 
 
 @st.composite
-def operating_points(draw: st.DrawFn) -> OperatingPoints:
+def sweep_points(draw: st.DrawFn) -> SweepPoints:
     pairs = st.tuples(st.integers(0, 1000).map(lambda i: i / 1000), st.integers(0, 100).map(lambda i: i / 100))
     sweep = draw(st.lists(pairs, min_size=1, max_size=12))
     models = draw(st.lists(pairs, min_size=2, max_size=6))
@@ -32,7 +32,7 @@ def operating_points(draw: st.DrawFn) -> OperatingPoints:
     model_cost, model_quality = np.array(models).T
     cheapest = int(np.lexsort((-model_quality, model_cost))[0])
     best = int(np.lexsort((model_cost, -model_quality))[0])
-    return OperatingPoints(cost, quality, model_cost, model_quality, cheapest, best)
+    return SweepPoints(cost, quality, model_cost, model_quality, cheapest, best)
 
 
 # --- curves ---------------------------------------------------------------------------
@@ -97,8 +97,8 @@ def test_quality_at_a_cost_share_is_none_below_everything() -> None:
     assert metrics.quality_at(points, 0.1) is None
 
 
-@given(operating_points())
-def test_hull_rises_is_concave_and_lies_above_all_points(points: OperatingPoints) -> None:
+@given(sweep_points())
+def test_hull_rises_is_concave_and_lies_above_all_points(points: SweepPoints) -> None:
     curve = metrics.hull(points.cost, points.quality)
     assert (np.diff(curve.cost) > 0).all() and (np.diff(curve.quality) > 0).all()
     assert (np.diff(np.diff(curve.quality) / np.diff(curve.cost)) < 1e-9).all()
@@ -106,9 +106,9 @@ def test_hull_rises_is_concave_and_lies_above_all_points(points: OperatingPoints
     assert set(zip(curve.cost, curve.quality, strict=True)) <= set(zip(points.cost, points.quality, strict=True))
 
 
-@given(operating_points(), st.floats(0.001, 1000))
-def test_aiq_does_not_depend_on_the_currency_or_the_order_of_points(points: OperatingPoints, rate: float) -> None:
-    other = OperatingPoints(
+@given(sweep_points(), st.floats(0.001, 1000))
+def test_aiq_does_not_depend_on_the_currency_or_the_order_of_points(points: SweepPoints, rate: float) -> None:
+    other = SweepPoints(
         points.cost[::-1] * rate,
         points.quality[::-1],
         points.model_cost * rate,
@@ -119,9 +119,9 @@ def test_aiq_does_not_depend_on_the_currency_or_the_order_of_points(points: Oper
     assert metrics.aiq(other) == pytest.approx(metrics.aiq(points), abs=1e-6)
 
 
-@given(operating_points(), st.floats(0, 1), st.floats(0, 1))
-def test_one_more_setting_never_lowers_a_curve(points: OperatingPoints, cost: float, quality: float) -> None:
-    more = OperatingPoints(
+@given(sweep_points(), st.floats(0, 1), st.floats(0, 1))
+def test_one_more_setting_never_lowers_a_curve(points: SweepPoints, cost: float, quality: float) -> None:
+    more = SweepPoints(
         np.append(points.cost, cost),
         np.append(points.quality, quality),
         points.model_cost,
@@ -132,8 +132,8 @@ def test_one_more_setting_never_lowers_a_curve(points: OperatingPoints, cost: fl
     assert metrics.aiq(more) >= metrics.aiq(points) - 1e-9
 
 
-@given(operating_points())
-def test_cost_share_and_quality_at_are_inverse(points: OperatingPoints) -> None:
+@given(sweep_points())
+def test_cost_share_and_quality_at_are_inverse(points: SweepPoints) -> None:
     share = metrics.cost_share(points, 0.9)
     if share is not None and points.model_cost[points.best] > 0:
         quality = metrics.quality_at(points, share * (1 + 1e-9))
@@ -147,7 +147,7 @@ def test_cost_share_and_quality_at_are_inverse(points: OperatingPoints) -> None:
 def test_operating_points_average_the_chosen_cells() -> None:
     success = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.5], [1.0, 0.0]])
     cost = np.array([[1.0, 5.0], [1.0, 5.0], [2.0, 6.0], [2.0, 8.0]])
-    points = metrics.operating_points(success, cost, np.array([[0, 0, 0, 0], [1, 0, 1, 0]]))
+    points = metrics.sweep_points(success, cost, np.array([[0, 0, 0, 0], [1, 0, 1, 0]]))
     assert points.cost.tolist() == [1.5, 3.5]
     assert points.quality.tolist() == [0.5, 0.875]
     assert points.model_cost.tolist() == [1.5, 6.0]
@@ -161,7 +161,7 @@ def test_resampled_points_equal_points_of_the_repeated_rows() -> None:
     choices = rng.integers(3, size=(4, 30))
     drawn = rng.integers(30, size=30)
     [resampled] = metrics.resampled_points(success, cost, choices, np.bincount(drawn, minlength=30)[None])
-    direct = metrics.operating_points(success[drawn], cost[drawn], choices[:, drawn])
+    direct = metrics.sweep_points(success[drawn], cost[drawn], choices[:, drawn])
     np.testing.assert_allclose(resampled.cost, direct.cost)
     np.testing.assert_allclose(resampled.quality, direct.quality)
     np.testing.assert_allclose(resampled.model_quality, direct.model_quality)
@@ -194,7 +194,7 @@ def test_incomplete_blocks_are_refused(
     success: np.ndarray, cost: np.ndarray, choices: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        metrics.operating_points(success, cost, choices)
+        metrics.sweep_points(success, cost, choices)
 
 
 def test_complete_block_leaves_out_the_model_with_holes_and_says_so() -> None:
@@ -256,7 +256,7 @@ def test_calls_of_the_better_model_are_what_apgr_counts() -> None:
     success = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
     calls = metrics.strong_model_calls(success)
     assert calls.tolist() == [[1.0, 0.0]] * 4
-    points = metrics.operating_points(success, calls, np.array([[0, 1, 1, 1]]))
+    points = metrics.sweep_points(success, calls, np.array([[0, 1, 1, 1]]))
     # One strong call of four brings .5 from .25 on the way to .75.
     assert metrics.cpt(points, 0.5) == pytest.approx(0.25)
 

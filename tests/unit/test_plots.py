@@ -10,17 +10,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from training import plots
-from training.metrics import Curve, OperatingPoints, operating_points
+from training.metrics import Curve, SweepPoints, sweep_points
 
 
-def world(models: int, dearest: float = 1e-2) -> tuple[OperatingPoints, list[str]]:
+def world(models: int, dearest: float = 1e-2) -> tuple[SweepPoints, list[str]]:
     rng = np.random.default_rng(models)
     ability = np.sort(rng.random(models))
     success = (rng.random((200, models)) < ability).astype(float)
     cost = np.tile(np.geomspace(1e-5, dearest, models), (200, 1))
-    return operating_points(success, cost, rng.integers(models, size=(6, 200))), [
-        f"org/model-{j}" for j in range(models)
-    ]
+    return sweep_points(success, cost, rng.integers(models, size=(6, 200))), [f"org/model-{j}" for j in range(models)]
 
 
 def texts(figure: Figure) -> set[str]:
@@ -45,7 +43,7 @@ def test_curve_picture_names_router_baselines_and_the_best_model() -> None:
 def test_only_models_that_no_cheaper_one_equals_are_named() -> None:
     success = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
     cost = np.tile([1e-3, 2e-3, 3e-3, 4e-3], (2, 1))
-    points = operating_points(success, cost, np.zeros((1, 2), dtype=np.int64))
+    points = sweep_points(success, cost, np.zeros((1, 2), dtype=np.int64))
     figure = plots.cost_quality_figure(points, ["small", "worse", "best", "dear"], {}, "Quality")
     assert texts(figure) & {"small", "worse", "best", "dear"} == {"small", "best"}
 
@@ -61,7 +59,7 @@ def test_thirty_models_fit_without_one_name_over_another() -> None:
 
 def test_a_free_model_puts_cost_on_a_linear_axis() -> None:
     success = np.array([[0.0, 1.0], [1.0, 1.0]])
-    free = operating_points(success, np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[0, 1]]))
+    free = sweep_points(success, np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[0, 1]]))
     [axes] = plots.cost_quality_figure(free, ["$\\broken$", "paid"], {}, "Quality").axes
     assert axes.get_xscale() == "linear"
     [axes] = plots.cost_quality_figure(world(3)[0], ["a", "b", "c"], {}, "Quality").axes

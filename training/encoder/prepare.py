@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -110,8 +109,11 @@ def _store(encoder: Encoder, entry: Path) -> None:
             folder.mkdir()
             encoder.write(folder)
             shutil.rmtree(entry, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process has just put the same encoder there
+            try:
                 folder.rename(entry)
+            except OSError:
+                if not entry.exists():  # else another process has just put the same encoder there
+                    raise
     except OSError as error:
         raise InputError(
             f"{entry.parent}: the encoder cannot be cached here ({error.strerror}); "

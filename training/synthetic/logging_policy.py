@@ -22,7 +22,7 @@ class LoggingPolicy:
     sample of all prompts.
     """
 
-    exploration: float = 0.3
+    exploration: float = 0.4
     """Share spread evenly over all available models, in [0, 1]; 0 leaves models without any support."""
     rule: float = 0.2
     """Share sent by a rule of thumb: short prompts to the ablest model of the cheaper half."""

@@ -20,8 +20,6 @@ class Prompts:
     """n prompts in the order of their sessions; every field has n entries."""
 
     texts: tuple[str, ...]
-    ids: tuple[str, ...]
-    """Equal texts share one."""
     segment: IntArray
     """Index into the world's segments."""
     topic: IntArray

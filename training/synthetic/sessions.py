@@ -137,7 +137,6 @@ class PromptSource:
         chars = np.array([one.chars_per_token for one in self.segments])[segment]
         return Prompts(
             texts=tuple(one.text for one in turns),
-            ids=tuple(hashlib.blake2b(one.text.encode(), digest_size=12).hexdigest() for one in turns),
             segment=segment,
             topic=topic,
             level=level,
@@ -179,7 +178,7 @@ class _Session:
         self._writer = Writer(topic.words, draws, sets)
         self._segment = segment
         self._topic = topic
-        self._context = self._writer.write(context.template) + "\n\n" if context else ""
+        self._context = self._writer.write(context.template).rstrip() + "\n\n" if context else ""
         # What the context shows (a document of one law, code of one language) counts in each turn.
         self._shown = {**self._writer.used, **sets}
         self._difficulty = segment.difficulty + topic.difficulty + (context.difficulty if context else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
+from training.atomic import fresh_file
 from training.outcomes import write_outcomes
 from training.synthetic.prices import cheapest_offers, typical_cost_usd
 from training.synthetic.table import TRUTH_SCHEMA, outcome_batch, truth_batch
@@ -81,19 +82,25 @@ def run_simulate(
     truth: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimulateReport:
-    """Write a log as .parquet, .jsonl, .jsonl.gz or .csv, and the truth behind it as Parquet where asked.
+    """Write a log as an outcome table in Parquet, and the truth behind it (`TRUTH_SCHEMA`) where asked.
 
-    `progress` is called with the days done and the days in all. InputError on a setting out of range.
+    `progress` is called with the days done and the days in all. InputError on a
+    setting out of range and on a file that cannot be written.
     """
     settings = settings or SimulateSettings()
-    if truth is not None and (truth.suffix != ".parquet" or not truth.parent.is_dir()):
-        raise InputError(f"`truth` must be the name of a .parquet file in a folder that exists, found {str(truth)!r}")
+    for name, path in (("out", out), ("truth", truth)):
+        if path is not None and path.suffix != ".parquet":
+            raise InputError(f"`{name}` must be the name of a .parquet file, found {str(path)!r}")
     world = World.create(settings.seed, WorldSettings(catalog=settings.catalog))
     traffic = make_traffic(world, settings)
     count = _Count(world.models)
     parts = _watched(draw_traffic(world, traffic), settings, progress)
-    with nullcontext() if truth is None else pq.ParquetWriter(truth, TRUTH_SCHEMA) as truth_writer:
-        write_outcomes(out, _batches(parts, settings, count, truth_writer))
+    with ExitStack() as stack:
+        writer = None
+        if truth is not None:
+            scratch = stack.enter_context(fresh_file(truth))
+            writer = stack.enter_context(pq.ParquetWriter(scratch, TRUTH_SCHEMA))
+        write_outcomes(out, _batches(parts, settings, count, writer))
     return count.report(out, truth, _events(traffic))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from training.outcomes import OUTCOME_SCHEMA
+from training.outcomes import OUTCOME_SCHEMA, prompt_id_of
 from training.synthetic.prices import cheapest_offers
 from training.synthetic.prompts import IntArray
 from training.synthetic.traffic import TrafficSettings, TrafficSlice, draw_traffic
@@ -40,8 +40,8 @@ def simulate(world: World, settings: TrafficSettings) -> Iterator[pa.RecordBatch
     A call that fails for an outage has its error and no success: the offer failed, not the model.
     With full information every model's row has a request id of its own and no propensity.
     """
-    for part in draw_traffic(world, settings):
-        yield outcome_batch(part, full_information=settings.full_information)
+    slices = draw_traffic(world, settings)
+    return (outcome_batch(part, full_information=settings.full_information) for part in slices)
 
 
 def outcome_batch(part: TrafficSlice, *, full_information: bool) -> pa.RecordBatch:
@@ -96,7 +96,7 @@ def _request_ids(part: TrafficSlice, rows: IntArray, models: IntArray, full_info
 
 def _keys(part: TrafficSlice, rows: IntArray, models: IntArray) -> dict[str, pa.Array]:
     return {
-        "prompt_id": _take(part.prompts.ids, rows),
+        "prompt_id": _take([prompt_id_of(text) for text in part.prompts.texts], rows),
         "segment": _take([segment.name for segment in part.world.segments], part.prompts.segment[rows]),
         "model": _take(part.world.models, models),
     }

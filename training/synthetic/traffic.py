@@ -144,7 +144,11 @@ def available_on(day: int, world: World, settings: TrafficSettings) -> NDArray[n
 
 def draw_traffic(world: World, settings: TrafficSettings) -> Iterator[TrafficSlice]:
     """The whole traffic in order of days; InputError where the settings do not fit the world."""
-    check_traffic(world, settings)
+    _check(world, settings)
+    return _slices(world, settings)
+
+
+def _slices(world: World, settings: TrafficSettings) -> Iterator[TrafficSlice]:
     n_slices = -(-settings.requests_per_day // _SLICE)
     bounds = np.linspace(0, settings.requests_per_day, n_slices + 1).astype(int)
     for day in range(settings.days):
@@ -230,8 +234,7 @@ def _failures(world: World, settings: TrafficSettings, time_us: IntArray) -> NDA
     return np.asarray(during[:, None] & hit)
 
 
-def check_traffic(world: World, settings: TrafficSettings) -> None:
-    """InputError where a number is out of range or an event names what the catalog lacks."""
+def _check(world: World, settings: TrafficSettings) -> None:
     for name in ("days", "requests_per_day"):
         if getattr(settings, name) < 1:
             raise InputError(f"`{name}` must be 1 or more, found {getattr(settings, name)}")

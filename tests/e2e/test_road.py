@@ -1,0 +1,126 @@
+"""Twice round the road: logs, version, server, journal, logs, next version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from router_ml.cli import main
+from router_ml.client import RouterClient
+from router_ml.journal import Journal, OutcomeReport
+from router_ml.router import Router
+from router_ml.server import ServerSettings, serve
+from training.registry import look_up, resolve
+
+DAYS, PER_DAY = 8, 250
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # mlruns/ is made in the working directory
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
+    """One command as a program would run it."""
+    status = main([*argv, "--json"])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    return json.loads(printed.out)
+
+
+def simulated(capsys: pytest.CaptureFixture[str], out: Path) -> dict[tuple[str, str], float]:
+    """Partial logs, and beside them what every model would have answered."""
+    options = ("--days", str(DAYS), "--requests-per-day", str(PER_DAY))
+    run(capsys, "simulate", "--out", str(out), *options)
+    full = out.with_name("full.parquet")
+    run(capsys, "simulate", "--out", str(full), "--full-information", *options)
+    rows = pq.read_table(full, columns=["prompt", "model", "success"]).to_pylist()
+    return {(row["prompt"], row["model"]): row["success"] for row in rows}
+
+
+def serve_and_report(model: str, prompts: list[str], truth: dict[tuple[str, str], float], journal: Path) -> None:
+    """What a backend does: ask, call the model, report."""
+    router = Router.load(resolve(model))
+    with Journal(journal) as record:
+        server = serve(router, settings=ServerSettings(listen="127.0.0.1:0"), journal=record)
+        server.start()
+        try:
+            with RouterClient(server.address) as client:
+                decisions = [client.route(prompt, segment="support") for prompt in prompts]
+                receipt = client.report(
+                    [
+                        OutcomeReport(decision.decision_id, success=truth[prompt, decision.model], output_tokens=50)
+                        for prompt, decision in zip(prompts, decisions, strict=True)
+                    ]
+                )
+                assert receipt.accepted == len(prompts)
+        finally:
+            server.stop()
+
+
+def test_a_served_version_leaves_a_journal_that_trains_the_next(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, bundle = workplace / "logs.parquet", workplace / "bundle"
+    truth = simulated(capsys, logs)
+    prompts = list(dict.fromkeys(prompt for prompt, _ in truth))[:150]
+
+    first = run(capsys, "train", str(logs), "--out", str(bundle))
+    assert first["registered"] == {"name": "router", "number": 1, "alias": "champion"}
+    serve_and_report("models:/router@champion", prompts, truth, workplace / "journal")
+
+    report = run(capsys, "ingest", str(workplace / "journal"), "--format", "journal", "--out", str(workplace / "served"))
+    table = pq.read_table(workplace / "served")
+    assert table.num_rows == len(prompts)
+    assert table["success"].null_count == 0
+    assert set(table["propensity"].to_pylist()) == {1.0}
+    assert set(table["version"].to_pylist()) == {first["version"]}
+    assert report["rows"] == len(prompts)
+
+    second = run(capsys, "train", str(logs), str(workplace / "served"))
+    assert second["registered"] == {"name": "router", "number": 2, "alias": "challenger"}
+    assert look_up("models:/router@champion").version == 1
+    serve_and_report("models:/router@challenger", prompts[:50], truth, workplace / "journal2")
+    run(capsys, "ingest", str(workplace / "journal2"), "--format", "journal", "--out", str(workplace / "served2"))
+    assert set(pq.read_table(workplace / "served2")["version"].to_pylist()) == {second["version"]}
+
+
+def test_the_registered_version_the_folder_and_predict_agree(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, bundle = workplace / "logs.jsonl.gz", workplace / "bundle"
+    simulated(capsys, logs)
+    run(capsys, "train", str(logs), "--out", str(bundle), "--quality-target", "0.95")
+    out = workplace / "predictions.parquet"
+    run(capsys, "predict", str(logs), "--model", "models:/router/1", "--out", str(out))
+    rows = pq.read_table(out).to_pylist()
+    chosen = {row["prompt_id"]: row["model"] for row in rows if row["chosen"]}
+    success = {(row["prompt_id"], row["model"]): row["p_success"] for row in rows}
+
+    router = Router.load(bundle)
+    import gzip
+
+    asked = {}
+    for line in gzip.open(logs, "rt"):
+        row = json.loads(line)
+        asked.setdefault(row["prompt_id"], (row["prompt"], row["segment"]))
+    for prompt_id, (prompt, segment) in list(asked.items())[:300]:
+        decision = router.route(prompt, segment=segment)
+        assert chosen[prompt_id] == decision.model
+        for candidate in decision.candidates:
+            assert success[prompt_id, candidate.model] == pytest.approx(candidate.p_success, abs=1e-5)
+
+
+def test_a_version_on_logs_it_was_trained_on_is_judged_only_by_what_was_held_out(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, bundle = workplace / "full.parquet", workplace / "bundle"
+    run(capsys, "simulate", "--out", str(full), "--full-information", "--days", "6", "--requests-per-day", "150")
+    trained = run(capsys, "train", str(full), "--out", str(bundle), "--no-register")
+    judged = run(capsys, "evaluate", str(full), "--model", str(bundle))
+    assert judged["n_prompts"] == trained["evaluation"]["n_prompts"]
+    assert judged["comparison"]["figures"] == trained["evaluation"]["comparison"]["figures"]
