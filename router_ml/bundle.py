@@ -31,7 +31,6 @@ from router_ml.text import Tokenizer, TokenizerSettings
 
 FORMAT = 1
 MANIFEST, GRAPH, CATALOG, TOKENIZER = "manifest.json", "graph.onnx", "catalog.json", "tokenizer.json"
-_PARTS = (GRAPH, CATALOG, TOKENIZER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +122,9 @@ def verify(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
     try:
         data = json.loads(raw)
         found = data["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BundleError(f"{path / MANIFEST}: damaged, not the JSON of a manifest; restore or retrain it") from None
-    if not isinstance(found, int) or found > FORMAT or found < 1:
+    if type(found) is not int or not 1 <= found <= FORMAT:
         raise BundleError(
             f"{path}: bundle format {found!r}, this program reads up to {FORMAT}; "
             "upgrade router-ml, or train the bundle with this version"
@@ -136,18 +135,8 @@ def verify(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
         raise BundleError(
             f"{path / MANIFEST}: changed since it was written (hash {digest[:12]}, stated {stated!s:.12})"
         )
-    parts = {}
-    for name, expected in data["files"].items():
-        if name not in _PARTS:
-            raise BundleError(f"{path / MANIFEST}: names an unknown file {name!r}; known are {list(_PARTS)}")
-        content = _read(path / name, f"{path / name}: missing, though the manifest names it")
-        if _digest(content) != expected:
-            raise BundleError(
-                f"{path / name}: changed or cut short since it was written "
-                f"(SHA-256 {_digest(content)[:12]}, the manifest says {expected[:12]})"
-            )
-        parts[name] = content
-    return _manifest(path, data), digest, parts
+    manifest = _manifest(path, data)
+    return manifest, digest, _parts(path, manifest, data.get("files"))
 
 
 def write(path: Path, manifest: Manifest, graph: bytes, catalog: Catalog, tokenizer_json: bytes | None) -> str:
@@ -161,7 +150,7 @@ def write(path: Path, manifest: Manifest, graph: bytes, catalog: Catalog, tokeni
     }
     digest = _digest(_canonical(data))
     parts[MANIFEST] = json.dumps(data | {"manifest_sha256": digest}, indent=1, sort_keys=True).encode()
-    path = Path(path).absolute()
+    path = Path(path).resolve()  # a link to a bundle stays a link
     if path.exists() and not (path / MANIFEST).exists() and any(path.iterdir() if path.is_dir() else [path]):
         raise BundleError(f"{path}: exists and is not a bundle; choose another folder for the bundle, or remove it")
     try:
@@ -204,13 +193,33 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _parts(path: Path, manifest: Manifest, files: Any) -> dict[str, bytes]:
+    """The contents of the files that the manifest names, each of the hash it states."""
+    wanted = {GRAPH, CATALOG} if manifest.tokenizer is None else {GRAPH, CATALOG, TOKENIZER}
+    if not isinstance(files, dict) or set(files) != wanted:
+        raise BundleError(
+            f"{path / MANIFEST}: `files` must name {sorted(wanted)}, "
+            f"found {sorted(files) if isinstance(files, dict) else files!r}"
+        )
+    parts = {}
+    for name, expected in files.items():
+        content = _read(path / name, f"{path / name}: missing, though the manifest names it")
+        if _digest(content) != expected:
+            raise BundleError(
+                f"{path / name}: changed or cut short since it was written "
+                f"(SHA-256 {_digest(content)[:12]}, the manifest says {expected!s:.12})"
+            )
+        parts[name] = content
+    return parts
+
+
 def _manifest(path: Path, data: Mapping[str, Any]) -> Manifest:
     values = {key: value for key, value in data.items() if key not in ("format", "files")}
-    for key in ("models", "segments", "side_features", "row_features", "input_token_ratio"):
-        values[key] = tuple(values.get(key, ()))
     try:
+        for key in ("models", "segments", "side_features", "row_features", "input_token_ratio"):
+            values[key] = tuple(values[key])
         manifest = Manifest(**values)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise BundleError(f"{path / MANIFEST}: fields do not match format {FORMAT} ({error})") from None
     if manifest.side_features != SIDE_FEATURES:
         raise BundleError(

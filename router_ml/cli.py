@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
@@ -23,6 +23,8 @@ the cheapest one that is.
                     router-ml evaluate logs/ --model bundle
                     router-ml serve --model bundle
 """
+
+_Number = TypeVar("_Number", int, float)
 
 _BUNDLE = "a bundle folder, or a registered version such as models:/router@champion or models:/router/3"
 
@@ -74,6 +76,7 @@ def _serve(args: argparse.Namespace) -> None:
     from router_ml.server import ServerSettings, serve
 
     router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
+    _warn_of_unjudged(router.policy.unjudged_offers)
     journal = Journal(args.journal) if args.journal else None
     try:
         server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
@@ -101,8 +104,11 @@ def _route(args: argparse.Namespace) -> None:
         "allowed_regions": args.region or (),
         "required_capabilities": args.capability or (),
     }
-    text = sys.stdin.read() if args.text == "-" else args.text
+    # What is not UTF-8 becomes U+FFFD, as it would in a model's own tokenizer.
+    text = sys.stdin.buffer.read().decode(errors="replace") if args.text == "-" else args.text
     if args.server:
+        if args.catalog:
+            raise InputError("--catalog goes with --model; a server has a catalog of its own")
         from router_ml.client import RouterClient
 
         with RouterClient(args.server) as client:
@@ -111,10 +117,18 @@ def _route(args: argparse.Namespace) -> None:
         from router_ml.router import Router
 
         router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
+        _warn_of_unjudged(router.policy.unjudged_offers)
         decision = router.route(text, **fields)
     from router_ml.explain import decision_dict, decision_lines
 
     show(args, decision_dict(decision), decision_lines(decision))
+
+
+def _warn_of_unjudged(offers: Sequence[str]) -> None:
+    if offers:
+        print(
+            f"router-ml: never chosen, since the bundle cannot judge their models: {', '.join(offers)}", file=sys.stderr
+        )
 
 
 def bundle_folder(reference: str) -> Path:
@@ -178,7 +192,7 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], do
 
 def _add_demo(commands: Any) -> None:
     parser = _add(commands, "demo", _command("demo"), "the whole loop on simulated logs: train, register, serve, route")
-    parser.add_argument("--requests-per-day", type=_positive_int, default=1000, metavar="N", help="default 1000")
+    parser.add_argument("--requests-per-day", type=_positive_int, default=3000, metavar="N", help="default 3000")
     parser.add_argument("--seed", type=int, default=7, help="of the simulated world; default 7")
 
 
@@ -232,7 +246,8 @@ def _add_train(commands: Any) -> None:
         "--split",
         choices=("auto", "own", "time", "random"),
         default="auto",
-        help="held out: what the logs' own `split` column says, the newest rows, or random prompts; auto: the first that applies",
+        help="held out: what the logs' own `split` column says, the newest rows, or random prompts; "
+        "auto: the first that applies",
     )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--name", default="router", help="registered model; default router")
@@ -285,7 +300,7 @@ def _add_route(commands: Any) -> None:
     parser.add_argument("--catalog", help="prices to use instead of the bundle's (with --model)")
     parser.add_argument("--segment", help="application, route or task that sends the prompt")
     parser.add_argument("--quality-target", type=_share, metavar="Q", help="share of the best model's success to keep")
-    parser.add_argument("--max-cost-usd", type=float, metavar="USD", help="highest expected cost of the call")
+    parser.add_argument("--max-cost-usd", type=_dollars, metavar="USD", help="highest expected cost of the call")
     parser.add_argument("--max-output-tokens", type=_positive_int, metavar="N", help="limit you will set on the answer")
     for flag, words in (
         ("--allow", "only this model"),
@@ -297,17 +312,32 @@ def _add_route(commands: Any) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text, float)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {text}")
     return value
 
 
+def _dollars(text: str) -> float:
+    value = _number(text, float)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of US dollars, 0 or more, found {text}")
+    return value
+
+
 def _positive_int(text: str) -> int:
-    value = int(text)
+    value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, found {text}")
     return value
+
+
+def _number(text: str, kind: type[_Number]) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {what}, found {text!r}") from None
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -24,7 +25,7 @@ def decision_dict(decision: Decision) -> dict[str, Any]:
 def decision_lines(decision: Decision) -> list[str]:
     """The chosen offer, why, and how each candidate was weighed."""
     why = "; ".join(_WORDS[reason] for reason in decision.reasons)
-    target = "" if decision.quality_target is None else f" (quality target {decision.quality_target:.0%})"
+    target = "" if decision.quality_target is None else f" (quality target {100 * decision.quality_target:g}%)"
     width = max(len(candidate.offer) for candidate in decision.candidates)
     head = f"  {'offer':<{width}}  success  cost per 1,000  output tokens"
     rank = {offer: place for place, offer in enumerate((decision.offer, *decision.fallbacks))}
@@ -38,8 +39,9 @@ def decision_lines(decision: Decision) -> list[str]:
 
 
 def _row(candidate: Candidate, width: int, chosen: str) -> str:
+    success = "unknown" if math.isnan(candidate.p_success) else f"{candidate.p_success:.1%}"
     cost = "unknown" if candidate.cost_usd is None else f"${1000 * candidate.cost_usd:.3f}"
     tokens = "unknown" if candidate.output_tokens is None else f"{candidate.output_tokens:.0f}"
     mark = ">" if candidate.offer == chosen else " "
     note = f"  {candidate.rejected}" if candidate.rejected else ""
-    return f"{mark} {candidate.offer:<{width}}  {candidate.p_success:7.1%}  {cost:>14}  {tokens:>13}{note}"
+    return f"{mark} {candidate.offer:<{width}}  {success:>7}  {cost:>14}  {tokens:>13}{note}"

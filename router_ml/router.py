@@ -130,7 +130,7 @@ class Router:
         """Estimates [n, m] of n checked requests; runs the graph on requests of like length together."""
         if len(requests) == 1:
             return self._estimate(requests)
-        lengths = [len(request.text or "") for request in requests]
+        lengths = [self._length(request) for request in requests]
         order = np.argsort(lengths, kind="stable")
         parts, start = [], 0
         while start < len(order):
@@ -186,6 +186,14 @@ class Router:
             if request.input_tokens is not None:
                 estimates.input_tokens[i] = request.input_tokens
         return estimates
+
+    def _length(self, request: Request) -> int:
+        """Characters that will be tokenized, about."""
+        tokenizer = self.bundle.tokenizer
+        if tokenizer is None or request.embedding is not None:
+            return 0
+        texts = [message.content for message in request.messages] if request.text is None else [request.text]
+        return min(sum(map(len, texts)), tokenizer.settings.max_chars)
 
     def _check(self, request: Request) -> None:
         check_request(request)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import string
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 DATA_FILES = ("routerbench_subset.parquet", "zeroeval.parquet", "routellm_mmlu.parquet")
@@ -19,3 +25,182 @@ def data_dir() -> Path:
     if missing:
         pytest.skip(f"no real outcomes: {folder} lacks {', '.join(missing)}; set ROUTER_ML_DATA to their folder")
     return folder
+
+
+# -- a small world, and bundles trained on it --------------------------------------------------
+
+EASY_WORDS = [f"{a}{b}" for a in ("ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "so", "tu") for b in "bcdfghjklmnprs"]
+HARD_WORDS = [f"x{a}{b}" for a in ("ro", "va", "ze", "qu", "ky") for b in "bcdfghjklmnprs"]
+SKILL = {"tiny": (2.5, 8.0), "small": (2.7, 6.0), "mid": (3.0, 4.5), "large": (3.3, 2.0)}
+"""Log odds that a model answers a prompt without hard words, and what it loses on one of nothing else."""
+SEGMENTS = ("chat", "code")
+EMBEDDING_SIZE = 16
+
+CATALOG = {
+    "as_of": "2026-11-01",
+    "models": [
+        {"name": "tiny", "context_window": 4096, "max_output_tokens": 1024},
+        {"name": "small", "context_window": 16000, "max_output_tokens": 4096, "capabilities": ["tools"]},
+        {"name": "mid", "context_window": 128000, "capabilities": ["tools", "vision"]},
+        {"name": "large", "context_window": 200000, "capabilities": ["tools", "vision", "reasoning"]},
+    ],
+    "offers": [
+        {"name": "tiny@us", "model": "tiny", "region": "us", "input_usd_per_mtok": 0.05, "output_usd_per_mtok": 0.2},
+        {"name": "tiny@eu", "model": "tiny", "region": "eu", "input_usd_per_mtok": 0.06, "output_usd_per_mtok": 0.24},
+        {
+            "name": "small@eu",
+            "model": "small",
+            "provider": "beta",
+            "region": "eu",
+            "input_usd_per_mtok": 0.25,
+            "output_usd_per_mtok": 1.0,
+            "cached_input_usd_per_mtok": 0.025,
+            "batch_input_usd_per_mtok": 0.125,
+            "batch_output_usd_per_mtok": 0.5,
+        },
+        {
+            "name": "mid@us",
+            "model": "mid",
+            "region": "us",
+            "input_usd_per_mtok": 1.25,
+            "output_usd_per_mtok": 5.0,
+            "cached_input_usd_per_mtok": 0.125,
+        },
+        {
+            "name": "large@us",
+            "model": "large",
+            "region": "us",
+            "input_usd_per_mtok": 5.0,
+            "output_usd_per_mtok": 20.0,
+            "cached_input_usd_per_mtok": 0.5,
+            "batch_input_usd_per_mtok": 2.5,
+            "batch_output_usd_per_mtok": 10.0,
+        },
+        {
+            "name": "large@eu",
+            "model": "large",
+            "region": "eu",
+            "input_usd_per_mtok": 6.0,
+            "output_usd_per_mtok": 24.0,
+            "request_usd": 0.001,
+        },
+    ],
+}
+
+
+FLAT_CATALOG = {
+    "models": [{"name": name} for name in SKILL],
+    "offers": [
+        {"name": name, "model": name, "request_usd": usd}
+        for name, usd in zip(SKILL, (0.0001, 0.0004, 0.002, 0.01), strict=True)
+    ],
+}
+"""Prices per request: the length of a prompt that is only an embedding is not known."""
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text bundle from the real training stages over a random static encoder. Read only: copy it to change it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return _trained(folder, _prompt_columns(), CATALOG, teacher=_random_encoder(folder))
+
+
+@pytest.fixture(scope="session")
+def embedding_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the same world that saw embeddings of 16 numbers and no text. Read only."""
+    return _trained(tmp_path_factory.mktemp("embeddings"), _embedding_columns(), FLAT_CATALOG, teacher=None)
+
+
+def _prompt_columns() -> list[tuple[dict[str, Any], float, int]]:
+    """Per prompt: its columns, share of hard words, length."""
+    rng = np.random.default_rng(11)
+    prompts = []
+    for _ in range(400):
+        length, hard = int(rng.integers(4, 80)), rng.beta(0.7, 0.9)
+        words = [str(rng.choice(HARD_WORDS if rng.random() < hard else EASY_WORDS)) for _ in range(length)]
+        share = sum(word in HARD_WORDS for word in words) / length
+        prompts.append(({"prompt": " ".join(words)}, share, length))
+    return prompts
+
+
+def _embedding_columns() -> list[tuple[dict[str, Any], float, int]]:
+    """The same for embeddings: their first number is the difficulty."""
+    rng = np.random.default_rng(12)
+    prompts = []
+    for _ in range(400):
+        vector = rng.normal(size=EMBEDDING_SIZE)
+        share = 1 / (1 + np.exp(-2 * vector[0]))
+        prompts.append(({"embedding": vector.tolist()}, float(share), 40))
+    return prompts
+
+
+def _rows(prompts: list[tuple[dict[str, Any], float, int]]) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(13)
+    rows = []
+    for i, (columns, hard, length) in enumerate(prompts):
+        when = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(hours=i)
+        for k, (model, (skill, loss)) in enumerate(SKILL.items()):
+            tokens = int(length * (2 + k) * rng.uniform(0.7, 1.3)) + 5
+            rows.append(
+                columns
+                | {
+                    "request_id": f"{i}-{model}",
+                    "timestamp": when.isoformat(),
+                    "segment": SEGMENTS[i % 2],
+                    "model": model,
+                    "success": float(rng.random() < 1 / (1 + np.exp(-(skill - loss * hard)))),
+                    "input_tokens": length + 3,
+                    "output_tokens": tokens,
+                    "latency_ms": 20.0 * tokens * (1 + k),
+                }
+            )
+    return rows
+
+
+def _trained(
+    folder: Path, prompts: list[tuple[dict[str, Any], float, int]], catalog: dict[str, Any], teacher: Path | None
+) -> Path:
+    from router_ml.catalog import Catalog
+    from training.encoder import EncoderSettings
+    from training.fit import FitSettings
+    from training.pipeline import TrainSettings, train
+    from training.trees import TreeSettings
+
+    logs = folder / "logs.jsonl"
+    logs.write_text("\n".join(map(json.dumps, _rows(prompts))))
+    encoder = EncoderSettings(str(teacher), cache_dir=folder) if teacher else EncoderSettings()
+    settings = TrainSettings(encoder=encoder, fit=FitSettings(trees=TreeSettings(n_trees=20, n_threads=1)))
+    trained = train([logs], Catalog.from_dict(catalog), settings, folder / "rejects.jsonl", lambda line: None)
+    trained.write(folder / "bundle")
+    return folder / "bundle"
+
+
+def _random_encoder(folder: Path) -> Path:
+    """A teacher in name only, whose static encoder of random vectors already lies in the cache below `folder`."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    from router_ml.text import TokenizerSettings
+    from training.encoder import Encoder, EncoderCard, EncoderKind, EncoderSettings, resolve_teacher
+    from training.encoder.prepare import _cache_dir, _entry_name, _store
+    from training.encoder.static import static_graph
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation]
+    letters = [*string.ascii_lowercase, *string.digits]
+    words = [*marks, *letters, *(f"##{letter}" for letter in letters), *EASY_WORDS, *HARD_WORDS]
+    tokenizer = tokenizers.Tokenizer(models.WordPiece({w: k for k, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    vectors = np.random.default_rng(14).normal(size=(len(words), 32)).astype(np.float32)
+
+    path = folder / "random-teacher"
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"")
+    settings = EncoderSettings(str(path), cache_dir=folder)
+    teacher, versions = resolve_teacher(path), {"model2vec": metadata.version("model2vec")}
+    ids = TokenizerSettings(pad_id=len(words), drop_ids=(1,))
+    card = EncoderCard(EncoderKind.STATIC, teacher.name, teacher.sha256, 32, ids, versions)
+    encoder = Encoder(card, static_graph(vectors).SerializeToString(), tokenizer.to_str().encode())
+    _store(encoder, _cache_dir(settings) / _entry_name(teacher, settings, versions))
+    return path

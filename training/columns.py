@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
@@ -148,8 +148,7 @@ def _time(raw: pa.Array, field: pa.Field) -> Column:
 def _parse_time(text: str) -> datetime | None:
     if text.strip().lower() in {*_NO_NUMBER, "nat"}:
         return None
-    time = datetime.fromisoformat(text.strip())
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return datetime.fromisoformat(text.strip())  # without a zone Arrow takes it as UTC
 
 
 def _embedding(raw: pa.Array, field: pa.Field) -> Column:

@@ -34,6 +34,7 @@ from training.synthetic.world import World, WorldSettings
 
 FOLDER = Path("mlruns") / "demo"
 _DAYS = 21
+_JUDGED_DAYS = 5
 _SERVED = 1000
 _WARM_UP = 100
 
@@ -147,7 +148,7 @@ def _simulate(seed: int, requests_per_day: int, logs: Path, truth: Path) -> int:
     for part in draw_traffic(world, settings):
         n += len(part.request_ids)
         partial.append(outcome_batch(part, full_information=False))
-        if part.day >= _DAYS - 5:
+        if part.day >= _DAYS - _JUDGED_DAYS:
             full.append(outcome_batch(part, full_information=True))
     write_outcomes(logs, partial)
     write_outcomes(truth, full)

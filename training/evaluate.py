@@ -212,6 +212,9 @@ def _comparison(
     left_out = [models[j] for j in block.columns_left_out if offered[j]]
     if left_out:
         notes.append(f"not compared, for want of outcomes on the same prompts or of a price: {', '.join(left_out)}")
+        notes.append(
+            "quality targets are set for all offered models together, so they cannot be judged on a part of them"
+        )
     rows, columns = block.rows, block.columns
     names = tuple(models[j] for j in columns)
     policy = Policy(_only(catalog, set(names)), models, points)
@@ -243,7 +246,9 @@ def _comparison(
         cheapest_model=names[sweep.cheapest],
         figures=figures,
         aiq_gain=gains,
-        targets=tuple(
+        targets=()
+        if left_out
+        else tuple(
             _target(policy, part, to_column, success, cost, sweep, names, target) for target in points.quality_targets
         ),
     )

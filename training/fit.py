@@ -7,6 +7,7 @@ that neither was fitted on. Stacking as in Wolpert (1992).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import lightgbm as lgb
@@ -20,6 +21,11 @@ from training.linear import LinearModel, LinearSettings, fit_linear
 from training.trees import TreeSettings, fit_trees, raw_scores, row_features
 
 _FOLDS = 5
+LINEAR_GRID = tuple(
+    LinearSettings(scale=scale, own_scale=own_scale) for scale in (0.35, 0.7, 1.4) for own_scale in (0.5, 1.0)
+)
+"""From strong to weak shrinkage: the more outcomes, the less of it is best."""
+_MOST_PROMPTS_TO_CHOOSE = 20_000
 _FEWEST_PROMPTS_FOR_TREES = 200
 """Below it the out-of-fold scores are too noisy to boost on, and the linear layer stands alone."""
 
@@ -28,7 +34,8 @@ _FEWEST_PROMPTS_FOR_TREES = 200
 class FitSettings:
     """How the success model is fitted."""
 
-    linear: LinearSettings = field(default_factory=LinearSettings)
+    linear: LinearSettings | None = None
+    """None: chosen on a held-out fold among `LINEAR_GRID`."""
     trees: TreeSettings = field(default_factory=TreeSettings)
     seed: int = 0
 
@@ -76,7 +83,7 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
     success, count = success[index], count[index]
     prompts, n_segments = data.prompts, len(data.segments)
 
-    def linear_on(part: NDArray[np.bool_]) -> LinearModel:
+    def linear_on(part: NDArray[np.bool_], settings: LinearSettings) -> LinearModel:
         return fit_linear(
             prompts,
             index[part],
@@ -84,14 +91,15 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
             count[part],
             vocabulary=vocabulary,
             n_segments=n_segments,
-            settings=settings.linear,
+            settings=settings,
         )
 
     fold = _folds(prompts.prompt_id[index], settings.seed)
     logits = np.zeros(success.shape)
+    chosen = settings.linear or _choose_linear(linear_on, prompts, index, success, count, fold)
     for k in np.unique(fold):
-        logits[fold == k] = linear_on(fold != k).logits(prompts, index[fold == k])
-    linear = linear_on(np.ones(len(index), dtype=bool))
+        logits[fold == k] = linear_on(fold != k, chosen).logits(prompts, index[fold == k])
+    linear = linear_on(np.ones(len(index), dtype=bool), chosen)
 
     log_odds = _log_odds(success, count)
     features = row_features(logits, prompts.embedding[index], prompts.side[index], prompts.segment[index], log_odds)
@@ -99,6 +107,33 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
     calibration = fit_calibration(logits + scores, success, count)
     model = SuccessModel(linear, log_odds, booster, calibration, settings.trees.n_threads)
     return SuccessFit(model, index, features)
+
+
+def _choose_linear(
+    linear_on: Callable[[NDArray[np.bool_], LinearSettings], LinearModel],
+    prompts: Prompts,
+    index: NDArray[np.int64],
+    success: Float64Array,
+    count: Float64Array,
+    fold: NDArray[np.int64],
+) -> LinearSettings:
+    """The strongest shrinkage whose log loss on one fold is within a standard error of the best.
+
+    The one-standard-error rule of Breiman et al. (1984), with paired differences by prompt.
+    """
+    used = np.arange(len(index)) < _MOST_PROMPTS_TO_CHOOSE
+    held, rest = (fold == 0) & used, (fold != 0) & used
+    losses = []
+    for settings in LINEAR_GRID:
+        logits = linear_on(rest, settings).logits(prompts, index[held])
+        per_cell = np.logaddexp(0, logits) - np.nan_to_num(success[held]) * logits
+        losses.append((count[held] * per_cell).sum(axis=1))
+    best = int(np.argmin([loss.sum() for loss in losses]))
+    for settings, loss in zip(LINEAR_GRID, losses, strict=True):
+        excess = loss - losses[best]
+        if excess.sum() <= excess.std() * np.sqrt(len(excess)):
+            return settings
+    return LINEAR_GRID[best]
 
 
 def _boost(

@@ -12,6 +12,7 @@ or a small product at serving time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -27,20 +28,18 @@ BIGRAM_BUCKETS = 1 << 15
 BIGRAM_FACTOR = 1_000_003
 """Bigram (a, b) falls into bucket (a * factor + b) mod buckets."""
 
-_OWN_SCALE = 0.5
-"""Prior standard deviation of a model's own weight, as a share of the shared one's."""
-
 
 @dataclass(frozen=True, slots=True)
 class LinearSettings:
-    """Scale of each block: the prior standard deviation of its weights."""
+    """How strongly the weights are shrunk, as prior standard deviations; `training.fit` chooses the first two."""
 
-    ngram_scale: float = 0.35
-    embedding_scale: float = 0.35
-    side_scale: float = 0.35
+    scale: float = 0.35
+    """Of the weights of n-grams, embedding and side features, with each block at unit length."""
+    own_scale: float = 0.5
+    """Of a model's own weights, as a share of the shared ones."""
     segment_scale: float = 1.5
     bias_scale: float = 1.0
-    """Prior standard deviation of a model's log-odds around the mean of all."""
+    """Of a model's log-odds around the mean of all."""
     max_iterations: int = 6
     """Newton steps at most: more no longer change the fit, and cost the most time of training."""
 
@@ -99,11 +98,11 @@ def fit_linear(
     idf = _idf(grams)
     seen = np.flatnonzero(idf)
     norm = np.sqrt(np.maximum(grams @ idf**2, 1e-12))
-    ngrams = sp.diags(settings.ngram_scale / norm) @ grams[:, seen] @ sp.diags(idf[seen])
-    side, side_weight, side_offset = _standardised(prompts.side[index], settings.side_scale)
+    ngrams = sp.diags(settings.scale / norm) @ grams[:, seen] @ sp.diags(idf[seen])
+    side, side_weight, side_offset = _standardised(prompts.side[index], settings.scale)
     middle = prompts.embedding[index].mean(axis=0)
     spread = np.sqrt(((prompts.embedding[index] - middle) ** 2).sum(axis=1).mean()) or 1.0
-    embedding_weight = settings.embedding_scale / spread
+    embedding_weight = settings.scale / spread
     embedding = (prompts.embedding[index] - middle) * embedding_weight
     segment = prompts.segment[index]
     # Column 0, the unknown segment, stays empty: it says nothing.
@@ -114,7 +113,7 @@ def fit_linear(
     bias, weights = _solve(blocks, success, count, settings)
 
     table = np.zeros((vocabulary + BIGRAM_BUCKETS, success.shape[1] + 1), dtype=np.float32)
-    table[seen, :-1] = idf[seen, None] * settings.ngram_scale * weights[0]
+    table[seen, :-1] = idf[seen, None] * settings.scale * weights[0]
     table[seen, -1] = idf[seen] ** 2
     d = embedding.shape[1]
     by_embedding = weights[1][:d] * embedding_weight
@@ -167,11 +166,12 @@ def _solve(
     def scores(flat: Float64Array) -> tuple[Float64Array, Float32Array]:
         weights = flat[m:].reshape(edges[-1], m + 1)
         low = weights.astype(np.float32)
-        score: Float32Array = sum(block @ low[a:b] for block, (a, b) in zip(blocks, pairwise(edges), strict=True))
-        return weights, flat[:m].astype(np.float32) + score[:, :1] + _OWN_SCALE * score[:, 1:]
+        parts = (block @ low[a:b] for block, (a, b) in zip(blocks, pairwise(edges), strict=True))
+        score: Float32Array = reduce(np.add, parts)
+        return weights, flat[:m].astype(np.float32) + score[:, :1] + settings.own_scale * score[:, 1:]
 
     def backward(residual: Float32Array, flat: Float64Array, weights: Float64Array) -> Float64Array:
-        back = np.concatenate([residual.sum(axis=1, keepdims=True), _OWN_SCALE * residual], axis=1)
+        back = np.concatenate([residual.sum(axis=1, keepdims=True), settings.own_scale * residual], axis=1)
         slope = np.concatenate([block @ back for block in transposed]) + weights
         bias = residual.sum(axis=0, dtype=np.float64) + flat[:m] / settings.bias_scale**2
         return np.concatenate([bias, slope.ravel()])
@@ -201,7 +201,7 @@ def _solve(
         options={"maxiter": settings.max_iterations, "xtol": 1e-5},
     )
     weights = found.x[m:].reshape(edges[-1], m + 1)
-    merged = weights[:, :1] + _OWN_SCALE * weights[:, 1:]
+    merged = weights[:, :1] + settings.own_scale * weights[:, 1:]
     return centre + found.x[:m], [merged[a:b] for a, b in pairwise(edges)]
 
 

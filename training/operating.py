@@ -15,7 +15,7 @@ from training.dataset import Dataset
 QUALITY_TARGETS = (0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 1.0)
 _SWEEP = 240
 _FLOOR_PROPENSITY = 0.1
-"""Smaller ones are raised to it: a few rows of great weight would decide the operating point, at the price of some bias."""
+"""Smaller ones are raised to it, at the price of some bias: a few rows of great weight would decide alone."""
 
 
 @dataclass(frozen=True, slots=True)

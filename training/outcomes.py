@@ -54,7 +54,9 @@ OUTCOME_SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-"""`split`, the user's own, is `train`, `test` or null; the other columns are explained at the reader's checks."""
+"""One row per request and model. Required: `model`, and one of `prompt`, `messages` (JSON text) and `embedding`;
+ids are made where they lack. `success` lies in 0 to 1, `propensity` above 0 and at most 1; costs in US dollars, times
+in milliseconds. `split` is the user's own: `train`, `test` or null."""
 
 __all__ = ["OUTCOME_SCHEMA", "OutcomeReader", "ReadReport", "prompt_id_of", "read_outcomes", "write_outcomes"]
 

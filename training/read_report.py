@@ -197,7 +197,7 @@ def check_not_empty(report: ReadReport) -> None:
     """InputError when no row was read, or none of them was valid."""
     if not report.rows_read:
         empty = ", ".join(report.empty_files)
-        raise InputError(f"no rows to read: {empty} is empty; expected one row per request and model")
+        raise InputError(f"no row to read: {empty} is empty or a header alone; expected a row per request and model")
     if not report.rows_kept:
         reasons = "; ".join(map(reject_line, report.rejected))
         where = f"; all of them: {report.rejects_file}" if report.rejects_file else ""

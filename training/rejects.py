@@ -27,7 +27,10 @@ class RejectsFile:
 
     def __enter__(self) -> RejectsFile:
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -46,7 +49,10 @@ class RejectsFile:
             # ASCII, so that what is not valid UTF-8 can be told as well.
             self._stream.write(json.dumps(told | {"values": dict(values)}, default=str) + "\n")
         except OSError as error:
-            raise InputError(f"{self.path}: rejected rows cannot be written ({error.strerror or error})") from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self.path}: rejected rows cannot be written ({error.strerror or error})")
 
 
 def plain_value(values: pa.Array, i: int) -> Any:

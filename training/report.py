@@ -50,7 +50,7 @@ def _comparison(c: Comparison) -> list[str]:
         if gain.excludes_zero:
             verdict = "better" if gain.low > 0 else "worse"
         lines.append(f"  AIQ over {name}: {gain.estimate:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {verdict}")
-    return [*lines, "by quality target:", *target_lines(c)]
+    return [*lines, "by quality target:", *target_lines(c)] if c.targets else lines
 
 
 def target_lines(c: Comparison) -> list[str]:

@@ -31,6 +31,8 @@ REJECTS_SUFFIX = ".rejects.jsonl"
 
 BATCH_ROWS = 16_384
 BATCH_BYTES = 16 << 20
+CSV_BLOCK_BYTES = 8 << 20
+"""The parser reads several ahead; no row may be longer."""
 LONGEST_LINE_BYTES = 64 << 20
 """Beyond it a file is taken for something other than lines of JSON."""
 
@@ -81,9 +83,15 @@ def read_source(path: Path, wanted: Collection[str]) -> Iterator[RawBatch]:
             yield from reader(path, wanted)
     except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
         detail = str(error).strip().split("\n")[0].rstrip(".")
-        raise InputError(
-            f"{path}: cannot be read as {kind} ({detail}); check that the file is whole and is what its name says"
-        ) from None
+        raise InputError(f"{path}: cannot be read as {kind} ({detail}); {_remedy(detail)}") from None
+
+
+def _remedy(detail: str) -> str:
+    if "utf" in detail.lower():
+        return "save it as UTF-8"
+    if "straddl" in detail:
+        return f"a row is longer than {CSV_BLOCK_BYTES >> 20} MB: is a quote left open?"
+    return "is the file whole, and of the format in its name?"
 
 
 def _expand(path: Path) -> list[Path]:
@@ -150,14 +158,13 @@ def _read_csv(path: Path, wanted: Collection[str]) -> Iterator[RawBatch]:
         reader = pa_csv.open_csv(
             stream,
             # One thread, or rows that are skipped would not know their number.
-            pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
+            pa_csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES),
             pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
             # Everything as text: one odd cell must cost its row, not the file.
             pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(columns, pa.string()),
                 include_columns=columns,
                 strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
                 null_values=[""],
             ),
         )

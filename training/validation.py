@@ -126,13 +126,12 @@ class SeenKeys:
         """Remember n keys; returns [n], the keys met before, here or in an earlier call."""
         pairs = zip(request_ids.to_pylist(), models.to_pylist(), strict=True)
         keys = np.fromiter(map(hash, pairs), dtype=np.int64, count=len(models))
-        unique, first = np.unique(keys, return_index=True)
+        first = np.unique(keys, return_index=True)[1]
         seen = np.ones(len(keys), dtype=np.bool_)
         seen[first] = False
         for run in self._runs:
-            found = run[np.minimum(np.searchsorted(run, keys), len(run) - 1)] == keys
-            seen |= found
-        self._remember(unique)
+            seen |= run[np.minimum(np.searchsorted(run, keys), len(run) - 1)] == keys
+        self._remember(np.sort(keys[~seen]))
         return seen
 
     def _remember(self, keys: NDArray[np.int64]) -> None:
@@ -142,4 +141,4 @@ class SeenKeys:
         self._runs.append(keys)
         while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
             last = self._runs.pop()
-            self._runs[-1] = np.union1d(self._runs[-1], last)
+            self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)), kind="stable")

@@ -21,7 +21,12 @@ def varied(n: int, **changes: object) -> list[dict]:
     """Rows that could be trained on, were it not for the changes."""
     return [
         ROW
-        | {"request_id": str(i), "prompt": f"Question number {i}?", "model": ("small", "large")[i % 2], "success": i % 3 != 0}
+        | {
+            "request_id": str(i),
+            "prompt": f"Question number {i}?",
+            "model": ("small", "large")[i % 2],
+            "success": i % 3 != 0,
+        }
         | changes
         for i in range(n)
     ]
@@ -35,7 +40,10 @@ def varied(n: int, **changes: object) -> list[dict]:
         (varied(40, success=1), "one class"),
         (varied(40, model="small"), "only the model `small`"),
         ([{key: value for key, value in row.items() if key != "prompt"} for row in varied(40)], "prompt"),
-        ([{key: value for key, value in row.items() if key != "success"} | {"sucess": 1} for row in varied(40)], "sucess"),
+        (
+            [{key: value for key, value in row.items() if key != "success"} | {"sucess": 1} for row in varied(40)],
+            "sucess",
+        ),
         ([row | {"cost_usd": None} for row in varied(200)], "--catalog"),
     ],
     ids=["empty", "no known success", "one class", "one model", "no prompt", "misspelt column", "no cost"],

@@ -73,7 +73,9 @@ def test_a_served_version_leaves_a_journal_that_trains_the_next(
     assert first["registered"] == {"name": "router", "number": 1, "alias": "champion"}
     serve_and_report("models:/router@champion", prompts, truth, workplace / "journal")
 
-    report = run(capsys, "ingest", str(workplace / "journal"), "--format", "journal", "--out", str(workplace / "served"))
+    report = run(
+        capsys, "ingest", str(workplace / "journal"), "--format", "journal", "--out", str(workplace / "served")
+    )
     table = pq.read_table(workplace / "served")
     assert table.num_rows == len(prompts)
     assert table["success"].null_count == 0

@@ -91,7 +91,8 @@ def test_a_folder_is_read_to_any_depth_without_what_is_no_log(tmp_path: Path) ->
 
 def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", rows(3))
-    assert len(read(path, tmp_path)) == 3
+    table = reader(path, tmp_path)
+    assert table.table().num_rows == table.report.rows_read == 3
 
 
 def test_dataset_is_the_segment_unless_there_is_one(tmp_path: Path) -> None:
