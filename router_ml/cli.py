@@ -200,7 +200,7 @@ def _add_simulate(commands: Any) -> None:
     parser = _add(
         commands, "simulate", _command("simulate"), "write production-like logs of a world whose truth is known"
     )
-    parser.add_argument("--out", type=Path, required=True, help="file ending in .parquet, .jsonl, .jsonl.gz or .csv")
+    parser.add_argument("--out", type=Path, required=True, help="file ending in .parquet")
     parser.add_argument("--days", type=_positive_int, default=21, help="default 21")
     parser.add_argument("--requests-per-day", type=_positive_int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--seed", type=int, default=7, help="default 7")

@@ -145,8 +145,8 @@ class Policy:
 
     def price(self, estimates: Estimates, requests: Sequence[Request] | None = None) -> Float64Array:
         """Expected cost of each call in US dollars, [n, o]; NaN where tokens are needed and not known."""
-        inputs = estimates.input_tokens[:, self.column].astype(np.float64)
-        outputs = estimates.output_tokens[:, self.column].astype(np.float64)
+        inputs = estimates.input_tokens.take(self.column, axis=1).astype(np.float64)
+        outputs = estimates.output_tokens.take(self.column, axis=1).astype(np.float64)
         per_input, per_cached, per_output = self._prices
         cached: Float64Array | None = None
         if requests is not None:
@@ -188,8 +188,9 @@ class Policy:
         n = len(cost)
         rejected = np.zeros(cost.shape, dtype=np.int8)
         rejected[np.isnan(cost)] = _CODE[Rejection.PRICE_UNKNOWN]
-        needed = np.nan_to_num(estimates.input_tokens[:, self.column])
-        outputs = np.nan_to_num(estimates.output_tokens[:, self.column])
+        # fmax takes what is unknown as zero, in a tenth of the time of nan_to_num.
+        needed = np.fmax(estimates.input_tokens.take(self.column, axis=1), 0)
+        outputs = np.fmax(estimates.output_tokens.take(self.column, axis=1), 0)
         if requests is None:
             rejected[needed + outputs > self._context] = _CODE[Rejection.CONTEXT_WINDOW]
             return rejected
@@ -297,11 +298,13 @@ class Policy:
         rejected: NDArray[np.int8],
         reasons: list[Reason],
     ) -> Choices:
-        p = estimates.p_success[:, self.column].astype(np.float64)
+        p = estimates.p_success.take(self.column, axis=1).astype(np.float64)
         out = rejected > 0
-        price = np.where(out, np.inf, cost)
+        price = cost.copy()
+        price[out] = np.inf
         if rule is Rule.PROMISE:
-            score = np.where(out, -np.inf, p - level[:, None] * np.where(out, 0.0, cost))
+            score = p - level[:, None] * cost
+            score[out] = -np.inf
             # Equal scores (two offers of one model at lambda 0) go to the cheaper one.
             order = np.lexsort((price, -score))
         else:

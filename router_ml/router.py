@@ -43,7 +43,6 @@ class Router:
             (offer.name, offer.model, column)
             for offer, column in zip(self.policy.offers, self.policy.column.tolist(), strict=True)
         )
-        self._no_embedding = np.zeros((1, bundle.manifest.embedding_size), dtype=np.float32)
 
     @classmethod
     def load(cls, path: str | Path, *, catalog: Catalog | None = None) -> Router:
@@ -228,7 +227,9 @@ class Router:
             side[vectors], n_tokens[vectors] = 0.0, np.nan
             for i in vectors:
                 rows[i] = rows[i][:0]
-        return Features(tokenizer.pad(rows), embedding, side, segment, n_tokens)
+        # One row needs no padding, unless it is empty.
+        ids = rows[0][None] if n == 1 and rows[0].size else tokenizer.pad(rows)
+        return Features(ids, embedding, side, segment, n_tokens)
 
     def _decision(self, request: Request, estimates: Estimates, choices: Choices, row: int) -> Decision:
         p, cost = estimates.p_success[row].tolist(), choices.cost_usd[row].tolist()

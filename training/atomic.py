@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from router_ml.errors import InputError
@@ -25,4 +25,5 @@ def fresh_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # a parent that is no folder has nothing to clear away
+            scratch.unlink(missing_ok=True)

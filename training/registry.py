@@ -283,7 +283,10 @@ def _listed(names: list[Any]) -> str:
 
 
 def _tracking_uri(settings: RegistrySettings) -> str:
-    return settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+    uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+    # MLflow keeps a store per address, so a relative one would still mean the folder of its first use.
+    path = uri.removeprefix(_SQLITE)
+    return f"{_SQLITE}{Path(path).absolute()}" if uri.startswith(_SQLITE) and not path.startswith("file:") else uri
 
 
 def _database(uri: str) -> Path | None:

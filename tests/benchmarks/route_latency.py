@@ -23,14 +23,17 @@ from router_ml.heads import OUTPUTS
 from router_ml.request import make_request
 from router_ml.router import Router
 
-WORDS = """the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
-which one you were all her she there would their we him been has when who will no more if out so what up said its about
-than into them can only other time new some could these two may first then do any like my now over such our man even most
-made after also did many before must through years where much your way well down should because each just those people
-mister how too little state good very make world still see own work men day get here old between both life being under
-three never know same last another while us off might great go come since against right came take used himself few house
-refactor function kubernetes tokenizer asynchronous invoice contractual obligations indemnification summarize extract
-database migration subscription cancellation, please explain why; does (x + y) = 42? write a test: customer's order""".split()
+WORDS = """
+the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
+which one you were all her she there would their we him been has when who will no more if out so what up said
+its about than into them can only other time new some could these two may first then do any like my now over
+such our man even most made after also did many before must through years where much your way well down should
+because each just those people mister how too little state good very make world still see own work men day get
+here old between both life being under three never know same last another while us off might great go come
+since against right came take used himself few house refactor function kubernetes tokenizer asynchronous
+invoice contractual obligations indemnification summarize extract database migration subscription
+cancellation, please explain why; does (x + y) = 42? write a test: customer's order
+""".split()
 
 PARTS = ("request", "tokenizer", "features", "graph", "policy", "decision")
 

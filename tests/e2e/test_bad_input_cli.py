@@ -103,4 +103,4 @@ def test_rejected_rows_are_kept_aside_and_counted(
     report = json.loads(capsys.readouterr().out)
     kept_aside = [json.loads(line) for line in next(tmp_path.glob("*.rejects.jsonl")).read_text().splitlines()]
     assert len(kept_aside) == 4
-    assert sum(report["read"]["rejected"].values()) == 4
+    assert sum(count["rows"] for count in report["read"]["rejected"]) == 4

@@ -81,7 +81,7 @@ def test_a_served_version_leaves_a_journal_that_trains_the_next(
     assert table["success"].null_count == 0
     assert set(table["propensity"].to_pylist()) == {1.0}
     assert set(table["version"].to_pylist()) == {first["version"]}
-    assert report["rows"] == len(prompts)
+    assert report["n_rows"] == len(prompts)
 
     second = run(capsys, "train", str(logs), str(workplace / "served"))
     assert second["registered"] == {"name": "router", "number": 2, "alias": "challenger"}
@@ -94,7 +94,7 @@ def test_a_served_version_leaves_a_journal_that_trains_the_next(
 def test_the_registered_version_the_folder_and_predict_agree(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs, bundle = workplace / "logs.jsonl.gz", workplace / "bundle"
+    logs, bundle = workplace / "logs.parquet", workplace / "bundle"
     simulated(capsys, logs)
     run(capsys, "train", str(logs), "--out", str(bundle), "--quality-target", "0.95")
     out = workplace / "predictions.parquet"
@@ -104,11 +104,8 @@ def test_the_registered_version_the_folder_and_predict_agree(
     success = {(row["prompt_id"], row["model"]): row["p_success"] for row in rows}
 
     router = Router.load(bundle)
-    import gzip
-
     asked = {}
-    for line in gzip.open(logs, "rt"):
-        row = json.loads(line)
+    for row in pq.read_table(logs, columns=["prompt_id", "prompt", "segment"]).to_pylist():
         asked.setdefault(row["prompt_id"], (row["prompt"], row["segment"]))
     for prompt_id, (prompt, segment) in list(asked.items())[:300]:
         decision = router.route(prompt, segment=segment)

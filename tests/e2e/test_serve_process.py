@@ -51,7 +51,8 @@ def check_serving(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         for service in ("", "router_ml.v1.RouterService"):
             request = health_pb2.HealthCheckRequest(service=service)
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=30, wait_for_ready=True)
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+            answer = check(request, timeout=30, wait_for_ready=True)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
