@@ -81,13 +81,12 @@ def _serve(args: argparse.Namespace) -> None:
     try:
         server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
         about = router.describe()
-        print(
+        line = (
             f"router-ml serves version {about.version} (bundle {about.bundle_sha256[:12]}) on {server.address}; "
             f"{len(about.offers)} offers of {len(about.models)} models; "
-            f"journal: {args.journal or 'none, so outcomes are refused'}",
-            flush=True,
+            f"journal: {args.journal or 'none, so outcomes are refused'}"
         )
-        server.run()
+        server.run(ready=lambda: print(line, flush=True))
     finally:
         if journal:
             journal.close()

@@ -22,8 +22,8 @@ from router_ml.request import check_request, make_request
 from router_ml.text import prompt_text
 from router_ml.types import Candidate, Decision, Description, Estimates, Message, Request
 
-_BATCH_TOKENS = 16_384
-"""Token positions in one run of the graph: bounds its memory to tens of megabytes."""
+_BATCH_TOKENS = 2048
+"""Token positions in one run of the graph: the vectors of more would fall out of the processor's cache."""
 
 
 class Router:

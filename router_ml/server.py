@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
@@ -85,8 +86,11 @@ class Server:
         """Block until stopped, or for `timeout_s` seconds; whether it stopped."""
         return not self._grpc.wait_for_termination(timeout_s)
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then stop; a second signal acts as it would without a server."""
+    def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then stop; a second signal acts as it would without a server.
+
+        `ready` is called once requests are answered and the first signal stops in order.
+        """
         told = threading.Event()
 
         def tell(number: int, frame: FrameType | None) -> None:
@@ -95,6 +99,8 @@ class Server:
         before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
+            if ready:
+                ready()
             told.wait()
         finally:
             for number, handler in before.items():

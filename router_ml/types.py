@@ -150,7 +150,7 @@ class Decision:
     fallbacks: tuple[str, ...]
     """Eligible offers to try in this order if the chosen one fails."""
     candidates: tuple[Candidate, ...]
-    """Every offer of the catalog, in catalog order."""
+    """Every offer of the catalog whose model the bundle can judge, in catalog order."""
     reasons: tuple[Reason, ...]
     propensity: float
     """Probability in (0, 1] with which the policy in force chooses this model for this request."""

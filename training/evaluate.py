@@ -75,6 +75,17 @@ class TargetFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class TwoModelFigures:
+    """What RouteLLM reports of a router between two models."""
+
+    apgr: float
+    """Average performance gap recovered; 0.5 is random."""
+    cpt_50: float
+    """Least share of strong-model calls that recovers half of the gap."""
+    cpt_80: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Figures that need every model's outcome on every prompt."""
 
@@ -89,6 +100,9 @@ class Comparison:
     aiq_gain: dict[str, Interval]
     """Router minus baseline, 95 % paired bootstrap over prompts."""
     targets: tuple[TargetFigures, ...]
+    """Empty where some offered models are left out: targets are set for all together."""
+    two_models: TwoModelFigures | None
+    """None unless exactly two models are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +265,7 @@ def _comparison(
         else tuple(
             _target(policy, part, to_column, success, cost, sweep, names, target) for target in points.quality_targets
         ),
+        two_models=_two_models(success, ours) if len(names) == 2 else None,
     )
     return comparison, Pictures(sweep, names, curves)
 
@@ -318,6 +333,11 @@ def _curve_figures(points: SweepPoints) -> CurveFigures:
         metrics.quality_at(points, 0.5),
         *(metrics.cost_share(points, share) for share in _SHARES),
     )
+
+
+def _two_models(success: Float64Array, ours: NDArray[np.intp]) -> TwoModelFigures:
+    points = metrics.sweep_points(success, metrics.strong_model_calls(success), ours)
+    return TwoModelFigures(metrics.apgr(points), metrics.cpt(points, 0.5), metrics.cpt(points, 0.8))
 
 
 def _target(

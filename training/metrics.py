@@ -325,7 +325,7 @@ def _mean_height(curve: Curve, points: SweepPoints) -> float:
 
 
 def _recovered(points: SweepPoints) -> tuple[Floats, Floats]:
-    if sorted(points.model_cost.tolist()) != [0.0, 1.0]:
+    if len(points.model_cost) != 2 or not np.allclose(np.sort(points.model_cost), [0.0, 1.0]):
         raise ValueError("`points` must be of two models with the calls of `strong_model_calls` as cost")
     weak, strong = points.model_quality[np.argsort(points.model_cost)]
     if strong <= weak:

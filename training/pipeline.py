@@ -267,8 +267,8 @@ def _operating_points(
     served = np.asarray((policy.reject(estimates, policy.price(estimates)) == 0).any(axis=1))
     if not served.any():
         raise InputError(
-            "no offer can be priced: the catalog prices by token and the logs hold no `output_tokens`; "
-            "log them, or give `request_usd` in the catalog"
+            "no offer can be priced: the catalog prices by token, and the logs hold no `output_tokens` to learn from "
+            "or no text to count; log them, or give `request_usd` alone in the catalog"
         )
     points = fit_operating_points(
         policy,

@@ -50,6 +50,9 @@ def _comparison(c: Comparison) -> list[str]:
         if gain.excludes_zero:
             verdict = "better" if gain.low > 0 else "worse"
         lines.append(f"  AIQ over {name}: {gain.estimate:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] {verdict}")
+    if c.two_models:
+        t = c.two_models
+        lines.append(f"of two models: APGR {t.apgr:.3f}, CPT(50) {t.cpt_50:.1%}, CPT(80) {t.cpt_80:.1%}")
     return [*lines, "by quality target:", *target_lines(c)] if c.targets else lines
 
 

@@ -104,3 +104,18 @@ def test_rejected_rows_are_kept_aside_and_counted(
     kept_aside = [json.loads(line) for line in next(tmp_path.glob("*.rejects.jsonl")).read_text().splitlines()]
     assert len(kept_aside) == 4
     assert sum(count["rows"] for count in report["read"]["rejected"]) == 4
+
+
+def test_models_that_only_the_logs_or_only_the_catalog_know_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "catalog.yaml").write_text(
+        "models: [{name: small}, {name: huge}]\n"
+        "offers: [{name: small, model: small, request_usd: 0.1}, {name: huge, model: huge, request_usd: 9}]\n"
+    )
+    options = ("--catalog", "catalog.yaml", "--out", "bundle", "--no-register", "--json")
+    assert main(["train", logs(tmp_path / "l.jsonl", varied(300)), *options]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert "in the logs but not in the catalog, so never chosen: large" in notes
+    assert "in the catalog but without outcomes in the logs, so never chosen: huge" in notes

@@ -53,10 +53,18 @@ def test_zeroeval_with_holes_in_coverage_compares_what_can_be_compared(
     assert judged["calibration"]["ece"] < 0.035
 
 
-def test_two_models_without_any_cost_need_a_catalog(
+def test_two_models_without_any_cost_need_a_catalog_and_get_routellms_figures(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     logs = str(data_dir / "routellm_mmlu.parquet")
     assert main(["train", logs, "--out", "bundle", "--no-register"]) == 2
     assert "--catalog" in capsys.readouterr().err
+    names = ("gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1")
+    offers = [{"name": name, "model": name, "request_usd": cost} for name, cost in zip(names, (1.0, 0.0), strict=True)]
+    catalog = {"models": [{"name": name} for name in names], "offers": offers}
+    Path("catalog.json").write_text(json.dumps(catalog))
+    trained = run(capsys, "train", logs, "--catalog", "catalog.json", "--out", "bundle", "--no-register")
+    figures = trained["evaluation"]["comparison"]["two_models"]
+    assert figures["apgr"] > 0.55
+    assert figures["cpt_50"] < 0.45

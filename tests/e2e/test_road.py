@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from router_ml.cli import main
 from router_ml.client import RouterClient
+from router_ml.errors import RequestError
 from router_ml.journal import Journal, OutcomeReport
 from router_ml.router import Router
 from router_ml.server import ServerSettings, serve
+from router_ml.types import Decision, Request
 from training.registry import look_up, resolve
 
 DAYS, PER_DAY = 8, 250
@@ -123,3 +126,45 @@ def test_a_version_on_logs_it_was_trained_on_is_judged_only_by_what_was_held_out
     judged = run(capsys, "evaluate", str(full), "--model", str(bundle))
     assert judged["n_prompts"] == trained["evaluation"]["n_prompts"]
     assert judged["comparison"]["figures"] == trained["evaluation"]["comparison"]["figures"]
+
+
+def test_a_transformer_encoder_goes_through_the_same_bundle(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, bundle = workplace / "logs.parquet", workplace / "bundle"
+    run(capsys, "simulate", "--out", str(logs), "--days", "4", "--requests-per-day", "60")
+    trained = run(capsys, "train", str(logs), "--encoder-kind", "transformer", "--out", str(bundle), "--no-register")
+    router = Router.load(bundle)
+    assert router.describe().encoder.startswith("transformer ")
+    assert router.describe().embedding_size == 384
+    assert trained["parity"]["p_success"] < 1e-5
+    question = "Which clause limits liability?"
+    alone = router.route(question)
+    beside = router.decide_batch([Request(text=question), Request(text=question + " And which one insures it? " * 20)])[
+        0
+    ]
+    assert isinstance(beside, Decision)
+    for one, two in zip(alone.candidates, beside.candidates, strict=True):
+        assert one.p_success == pytest.approx(two.p_success, abs=1e-5)
+
+
+def test_logs_of_embeddings_without_text_train_a_version_that_takes_embeddings(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(600, 8)).astype(np.float32)
+    rows = []
+    for i, vector in enumerate(vectors):
+        for model, cost, ability in (("small", 0.001, 0.0), ("large", 0.02, 2.0)):
+            success = float(rng.random() < 1 / (1 + np.exp(-(ability + 2 * vector[0]))))
+            rows.append({"embedding": vector.tolist(), "model": model, "success": success, "cost_usd": cost, "n": i})
+    logs = workplace / "logs.jsonl"
+    logs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trained = run(capsys, "train", str(logs), "--out", str(workplace / "bundle"), "--no-register")
+    assert trained["evaluation"]["comparison"]["figures"]["router"]["aiq"] > 0.6
+    router = Router.load(workplace / "bundle")
+    easy, hard = (router.route(embedding=[sign * 3.0] + [0.0] * 7, quality_target=0.9) for sign in (1, -1))
+    assert easy.model == "small"
+    assert easy.candidate("small").p_success > hard.candidate("small").p_success + 0.3
+    with pytest.raises(RequestError, match="trained on embeddings alone"):
+        router.route("some text")

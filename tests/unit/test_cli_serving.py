@@ -103,7 +103,7 @@ def test_json_is_the_decision(capsys: pytest.CaptureFixture[str], tiny_bundle: P
 
 def test_options_reach_the_decision(capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -> None:
     options = ["--segment", "chat", "--quality-target", "0.8", "--max-cost-usd", "0.01", "--max-output-tokens", "100"]
-    options += ["--region", "eu", "--region", "jp", "--deny", "large", "--allow", "small", "--allow", "tiny"]
+    options += ["--region", "eu", "--region", "jp", "--deny", "tiny", "--allow", "small", "--allow", "tiny"]
     _, out, _ = run(capsys, "route", HARD, "--model", str(tiny_bundle), "--json", *options, "--capability", "tools")
     data = json.loads(out)
     one = Router.load(tiny_bundle).route(
@@ -113,7 +113,7 @@ def test_options_reach_the_decision(capsys: pytest.CaptureFixture[str], tiny_bun
         max_cost_usd=0.01,
         max_output_tokens=100,
         allowed_regions=["eu", "jp"],
-        denied_models=["large"],
+        denied_models=["tiny"],
         allowed_models=["small", "tiny"],
         required_capabilities=["tools"],
     )
