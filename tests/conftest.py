@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import os
 import string
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+
+from router_ml.bundle import open_session
+from router_ml.features import side_matrix
+from training.dataset import Dataset, Prompts, Rows
+from training.encoder.static import static_graph
 
 DATA_FILES = ("routerbench_subset.parquet", "zeroeval.parquet", "routellm_mmlu.parquet")
 
@@ -204,3 +212,83 @@ def _random_encoder(folder: Path) -> Path:
     encoder = Encoder(card, static_graph(vectors).SerializeToString(), tokenizer.to_str().encode())
     _store(encoder, _cache_dir(settings) / _entry_name(teacher, settings, versions))
     return path
+
+
+# -- numbers for the training stages: a world of tokens whose truth is known ---------------------
+
+
+@dataclass(frozen=True)
+class TokenWorld:
+    """A dataset of random token sequences, and the true probability that each model succeeds on each prompt."""
+
+    data: Dataset
+    truth: np.ndarray
+    """[n, m]"""
+    encoder: onnx.ModelProto
+    pad_id: int
+
+    @property
+    def vocabulary(self) -> int:
+        return self.pad_id + 1
+
+
+@pytest.fixture(scope="session")
+def token_world() -> Callable[..., TokenWorld]:
+    """Makes worlds: `token_world(n=..., m=..., seed=..., partial=...)`; partial: one model per prompt."""
+    return _token_world
+
+
+def _token_world(n: int = 1500, m: int = 4, seed: int = 0, *, partial: bool = False, tokens: bool = True) -> TokenWorld:
+    rng = np.random.default_rng(seed)
+    vocabulary, size, segments = 80, 12, 3
+    encoder = static_graph(rng.normal(size=(vocabulary, size)).astype(np.float32))
+    lengths = rng.integers(0, 40, n)
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(0, vocabulary, start[-1])
+    segment = rng.integers(0, segments + 1, n)
+    hard = rng.normal(size=vocabulary)
+    difficulty = np.array([hard[ids[a:b]].sum() / np.sqrt(max(1, b - a)) for a, b in pairwise(start)])
+    ability = np.linspace(-0.5, 2.0, m) + rng.normal(0, 0.4, (segments + 1, m))[segment]
+    truth = 1 / (1 + np.exp(-(ability - difficulty[:, None])))
+    padded = np.full((n, max(1, lengths.max())), vocabulary)
+    for i in range(n):
+        padded[i, : lengths[i]] = ids[start[i] : start[i + 1]]
+    (embedding,) = open_session(encoder.SerializeToString()).run(["embedding"], {"ids": padded})
+    counts = np.column_stack([lengths * 5, lengths, *rng.integers(0, 9, (4, n)), np.zeros(n)])
+    prompts = Prompts(
+        prompt_id=np.array([f"p{i}" for i in range(n)]),
+        ids=ids.astype(np.int32),
+        start=start.astype(np.int64),
+        embedding=embedding,
+        given=np.zeros(n, dtype=bool),
+        side=side_matrix(counts.tolist()),
+        n_tokens=lengths.astype(np.float32),
+        segment=segment.astype(np.int64),
+    )
+    cells = np.column_stack([np.repeat(np.arange(n), m), np.tile(np.arange(m), n)])
+    propensity = np.full(n * m, np.nan)
+    if partial:
+        policy = 0.1 / m + 0.9 * np.exp(2 * truth) / np.exp(2 * truth).sum(axis=1, keepdims=True)
+        policy /= policy.sum(axis=1, keepdims=True)
+        chosen = (rng.random((n, 1)) > policy.cumsum(axis=1)).sum(axis=1).clip(0, m - 1)
+        kept = chosen[cells[:, 0]] == cells[:, 1]
+        cells, propensity = cells[kept], policy[cells[kept, 0], cells[kept, 1]]
+    prompt, model = cells.T
+    r = len(prompt)
+    unknown = np.full(r, np.nan)
+    output = rng.lognormal(4 + 0.3 * model, 0.4) * (1 + lengths[prompt] / 20)
+    rows = Rows(
+        prompt=prompt,
+        model=model,
+        success=(rng.random(r) < truth[prompt, model]).astype(np.float64),
+        cost_usd=0.001 * 4.0**model,
+        input_tokens=lengths[prompt] * 1.2,
+        output_tokens=output if tokens else unknown,
+        latency_ms=output * 7 if tokens else unknown,
+        propensity=propensity,
+        time_us=np.full(r, -1),
+        own_split=np.full(r, ""),
+    )
+    names = tuple(f"model-{j}" for j in range(m))
+    data = Dataset(prompts, rows, names, tuple(f"segment-{k}" for k in range(segments)), "0" * 64)
+    return TokenWorld(data, truth, encoder, vocabulary)

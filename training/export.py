@@ -53,7 +53,7 @@ def check_parity(parts: GraphParts, data: Dataset, index: NDArray[np.int64]) -> 
         worst_p = max(worst_p, _largest(p, parts.success.probabilities(z.astype(np.float64), rows)))
         for found, model in ((tokens, parts.output_tokens), (latency, parts.latency_ms)):
             expected = model.predict(rows, parts.success.n_threads)
-            worst_relative = max(worst_relative, _largest(found / expected, expected / expected))
+            worst_relative = max(worst_relative, _largest(found, expected, relative=True))
     report = ParityReport(len(index), worst_p, worst_relative)
     if max(worst_p, worst_relative) > TOLERANCE:
         raise GateError(
@@ -99,11 +99,11 @@ def write_bundle(
     return digest
 
 
-def _largest(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """Largest absolute difference; unknown (NaN) on both sides is agreement, on one side it is not."""
+def _largest(found: NDArray[np.floating], expected: NDArray[np.floating], *, relative: bool = False) -> float:
+    """Largest absolute or relative difference; unknown (NaN) on both sides is agreement, on one side it is not."""
     if (np.isnan(found) != np.isnan(expected)).any():
         return float("inf")
-    difference = np.abs(np.nan_to_num(found) - np.nan_to_num(expected))
+    difference = np.nan_to_num(np.abs(found - expected) / (np.abs(expected) if relative else 1.0))
     return float(difference.max()) if difference.size else 0.0
 
 
