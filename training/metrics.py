@@ -82,7 +82,7 @@ class Curve:
 
     def cost_at(self, quality: float) -> float | None:
         """Least cost at which the curve reaches `quality`; None when it never does."""
-        if quality > self.quality[-1]:
+        if quality > self.quality[-1] + 1e-9:  # means of the same outcomes differ in their last bits
             return None
         return float(np.interp(quality, self.quality, self.cost))
 
