@@ -48,7 +48,7 @@ def fit_magnitude(data: Dataset, values: Float64Array, fit: SuccessFit, settings
     overall = total.sum() / number.sum()
     level = np.maximum((total + _PRIOR_ROWS * overall) / (number + _PRIOR_ROWS), 1e-9)
     known = (count > 0).ravel()
-    if known.sum() < 200:
+    if known.sum() < 200 or not total.any():  # LightGBM refuses a Poisson target that is zero throughout
         return MagnitudeModel(None, level)
     ratio, weight = (np.nan_to_num(value) / level).ravel()[known], count.ravel()[known]
     booster = fit_trees(fit.features[known], ratio, weight, objective="poisson", offset=None, settings=settings)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,9 @@ import pyarrow.parquet as pq
 
 from router_ml import bundle
 from router_ml.client import RouterClient
-from router_ml.journal import Journal, OutcomeReport
+from router_ml.errors import RouterUnavailable
+from router_ml.journal import OutcomeReport
 from router_ml.router import Router
-from router_ml.server import ServerSettings, serve
 from router_ml.types import Decision
 from training.appraise import EvaluateSettings, appraise
 from training.commands import Registered, figures, register
@@ -36,7 +40,7 @@ FOLDER = Path("mlruns") / "demo"
 _DAYS = 21
 _JUDGED_DAYS = 5
 _SERVED = 1000
-_WARM_UP = 100
+_WARM_UP = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class DemoReport:
             *target_lines(comparison),
             "",
             *([f"calibration error {calibration.ece:.3f} (ECE)"] if calibration else []),
-            f"{_SERVED:,} held-out prompts through the gRPC server: {self.over_grpc} a decision, client included;",
+            f"{_SERVED:,} held-out prompts through the gRPC server: {self.over_grpc} a decision, for the client;",
             f"in process: {self.in_process}; same offer both ways: {self.same_decisions:,}",
             f"cost-quality curve: {self.picture}",
             f"registered as version {self.registered.number} of {self.registered.name!r}, alias {CHAMPION}; "
@@ -132,8 +136,9 @@ def run_demo(*, requests_per_day: int, seed: int, say: Callable[[str], None]) ->
 
     say(f"serving {_SERVED} held-out prompts over gRPC")
     prompts, outcomes = _held_out(truth)
-    router = Router.load(resolve(registered.reference, settings))
-    served, over_grpc = _through_server(router, prompts, outcomes)
+    registered_folder = resolve(registered.reference, settings)
+    served, over_grpc = _through_server(registered_folder, prompts, outcomes)
+    router = Router.load(registered_folder)
     direct, in_process = _timed(lambda text, segment: router.route(text, segment=segment), prompts)
     same = sum(a.offer == b.offer for a, b in zip(served, direct, strict=True))
     seconds = time.monotonic() - began
@@ -172,22 +177,32 @@ def _held_out(truth: Path) -> tuple[list[Prompt], dict[tuple[Prompt, str], float
 
 
 def _through_server(
-    router: Router, prompts: Sequence[Prompt], outcomes: dict[tuple[Prompt, str], float | None]
+    folder: Path, prompts: Sequence[Prompt], outcomes: dict[tuple[Prompt, str], float | None]
 ) -> tuple[list[Decision], Latency]:
     """Route through a real server, then report what came of each decision, as a backend would."""
-    with Journal(FOLDER / "journal") as journal:
-        server = serve(router, settings=ServerSettings(listen="127.0.0.1:0"), journal=journal)
-        server.start()
+    with _server(folder) as address, RouterClient(address) as client:
+        decisions, latency = _timed(lambda text, segment: client.route(text, segment=segment), prompts)
+        served = zip(prompts[_WARM_UP:], decisions, strict=True)
+        client.report(
+            [OutcomeReport(made.decision_id, success=outcomes[prompt, made.model]) for prompt, made in served]
+        )
+        return decisions, latency
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """`router-ml serve` in a process of its own, on any free port; yields its address."""
+    options = ("--model", str(folder), "--listen", "127.0.0.1:0", "--journal", str(FOLDER / "journal"))
+    command = [sys.executable, "-m", "router_ml.cli", "serve", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            with RouterClient(server.address) as client:
-                decisions, latency = _timed(lambda text, segment: client.route(text, segment=segment), prompts)
-                served = zip(prompts[_WARM_UP:], decisions, strict=True)
-                client.report(
-                    [OutcomeReport(made.decision_id, success=outcomes[prompt, made.model]) for prompt, made in served]
-                )
-                return decisions, latency
+            line = process.stdout.readline() if process.stdout else ""
+            found = re.search(r" on (\S+:\d+);", line)
+            if found is None:
+                raise RouterUnavailable("the server did not start; its own message stands above")
+            yield found[1]
         finally:
-            server.stop()
+            process.terminate()
 
 
 def _timed(route: Callable[[str, str], Decision], prompts: Sequence[Prompt]) -> tuple[list[Decision], Latency]:

@@ -2,7 +2,8 @@
 
 Everything that a later layer learns from is out of fold: the trees see linear scores of
 prompts that the linear layer was not fitted on, the calibration sees scores of prompts
-that neither was fitted on. Stacking as in Wolpert (1992).
+that neither was fitted on. Stacking as in Wolpert (1992). Only the choice among the few
+shrinkages of `LINEAR_GRID` has seen them all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
+from router_ml.errors import InputError
 from router_ml.types import Float32Array, Float64Array
 from training.calibrate import Calibration, fit_calibration
 from training.dataset import Dataset, Prompts
@@ -180,6 +182,10 @@ def _tree_scores(
 def _folds(prompt_id: NDArray[np.str_], seed: int) -> NDArray[np.int64]:
     """A fold for each prompt; equal prompts of several segments share it."""
     names, group = np.unique(prompt_id, return_inverse=True)
+    if len(names) < 2:
+        raise InputError(
+            f"the rows to fit on hold {len(names)} distinct prompt with a known `success`, expected at least 2; add logs"
+        )
     n_folds = max(2, min(_FOLDS, len(names)))
     shuffled = np.random.default_rng(seed).permutation(len(names)) % n_folds
     return np.asarray(shuffled[group])

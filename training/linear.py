@@ -101,8 +101,9 @@ def fit_linear(
     ngrams = sp.diags(settings.scale / norm) @ grams[:, seen] @ sp.diags(idf[seen])
     side, side_weight, side_offset = _standardised(prompts.side[index], settings.scale)
     middle = prompts.embedding[index].mean(axis=0)
-    spread = np.sqrt(((prompts.embedding[index] - middle) ** 2).sum(axis=1).mean()) or 1.0
-    embedding_weight = settings.scale / spread
+    spread = np.sqrt(((prompts.embedding[index] - middle) ** 2).sum(axis=1).mean())
+    # Equal embeddings differ from their mean by rounding, which must not be blown up.
+    embedding_weight = settings.scale / (spread if spread > 1e-5 else 1.0)
     embedding = (prompts.embedding[index] - middle) * embedding_weight
     segment = prompts.segment[index]
     # Column 0, the unknown segment, stays empty: it says nothing.

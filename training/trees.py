@@ -154,5 +154,6 @@ def _flatten(nodes: TreeNodes, tree: int, part: dict[str, Any], counter: list[in
 
 def float32_not_above(value: float) -> float:
     """The largest float32 that is not above `value`."""
-    rounded = np.float32(value)
+    with np.errstate(over="ignore"):  # beyond the range it is infinite, and one step down the largest
+        rounded = np.float32(value)
     return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > value else rounded)
