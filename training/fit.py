@@ -184,7 +184,8 @@ def _folds(prompt_id: NDArray[np.str_], seed: int) -> NDArray[np.int64]:
     names, group = np.unique(prompt_id, return_inverse=True)
     if len(names) < 2:
         raise InputError(
-            f"the rows to fit on hold {len(names)} distinct prompt with a known `success`, expected at least 2; add logs"
+            f"the rows to fit on hold {len(names)} distinct prompt with a known `success`, expected at least 2; "
+            "add logs"
         )
     n_folds = max(2, min(_FOLDS, len(names)))
     shuffled = np.random.default_rng(seed).permutation(len(names)) % n_folds
