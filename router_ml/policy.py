@@ -257,7 +257,9 @@ class Policy:
             levels = np.array([level for _, level, _ in rules])
             return self._rank(rules[0][0], levels, estimates, cost, rejected, [reason for _, _, reason in rules])
         parts = [
-            self._rank(rule, np.array([level]), _row(estimates, i), cost[i : i + 1], rejected[i : i + 1], [reason])
+            self._rank(
+                rule, np.array([level]), estimates.take(slice(i, i + 1)), cost[i : i + 1], rejected[i : i + 1], [reason]
+            )
             for i, (rule, level, reason) in enumerate(rules)
         ]
         return _stack(parts)
@@ -326,16 +328,6 @@ def _with_only(reasons: list[Reason], n_eligible: NDArray[np.intp]) -> tuple[tup
 
 def _floats(values: Sequence[float | int | None], missing: float) -> Float64Array:
     return np.array([missing if value is None else value for value in values], dtype=np.float64)
-
-
-def _row(estimates: Estimates, i: int) -> Estimates:
-    rows = slice(i, i + 1)
-    return Estimates(
-        estimates.p_success[rows],
-        estimates.output_tokens[rows],
-        estimates.latency_ms[rows],
-        estimates.input_tokens[rows],
-    )
 
 
 def _stack(parts: Sequence[Choices]) -> Choices:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,10 @@ class Estimates:
     """[n, m], expected latency; NaN where the logs never told."""
     input_tokens: Float32Array
     """[n, m], expected billed input tokens (tokenizers differ by model); NaN where unknown."""
+
+    def take(self, rows: NDArray[Any] | slice) -> Estimates:
+        """Estimates of some of the requests: indices, a mask [n] or a slice."""
+        return Estimates(self.p_success[rows], self.output_tokens[rows], self.latency_ms[rows], self.input_tokens[rows])
 
 
 @dataclass(frozen=True, slots=True)

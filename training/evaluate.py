@@ -232,12 +232,12 @@ def _comparison(
     rows, columns = block.rows, block.columns
     names = tuple(models[j] for j in columns)
     policy = Policy(_only(catalog, set(names)), models, points)
-    part = _rows_of(estimates, rows)
+    part = estimates.take(rows)
     expected = policy.price(part)
-    served = ~(policy.reject(part, expected) > 0).all(axis=1)
+    served = np.asarray((policy.reject(part, expected) == 0).any(axis=1))
     if not served.all():
         notes.append(f"{int((~served).sum())} prompts fit no offer's limits and are left out")
-        rows, part, expected = rows[served], _rows_of(part, np.flatnonzero(served)), expected[served]
+        rows, part, expected = rows[served], part.take(served), expected[served]
     success, cost = held.success[np.ix_(rows, columns)], cost[np.ix_(rows, columns)]
     place = np.full(len(models), -1)
     place[columns] = np.arange(len(columns))
@@ -373,13 +373,4 @@ def _only(catalog: Catalog, models: set[str]) -> Catalog:
         tuple(offer for offer in catalog.offers if offer.model in models),
         catalog.as_of,
         catalog.regions,
-    )
-
-
-def _rows_of(estimates: Estimates, rows: NDArray[np.int64]) -> Estimates:
-    return Estimates(
-        estimates.p_success[rows],
-        estimates.output_tokens[rows],
-        estimates.latency_ms[rows],
-        estimates.input_tokens[rows],
     )

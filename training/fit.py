@@ -131,11 +131,9 @@ def _choose_linear(
         per_cell = np.logaddexp(0, logits) - np.nan_to_num(success[held]) * logits
         losses.append((count[held] * per_cell).sum(axis=1))
     best = int(np.argmin([loss.sum() for loss in losses]))
-    for settings, loss in zip(LINEAR_GRID, losses, strict=True):
-        excess = loss - losses[best]
-        if excess.sum() <= excess.std() * np.sqrt(len(excess)):
-            return settings
-    return LINEAR_GRID[best]
+    excess = [loss - losses[best] for loss in losses]  # of the best itself it is zero, so one is always found
+    near = (more.sum() <= more.std() * np.sqrt(len(more)) for more in excess)
+    return next(settings for settings, is_near in zip(LINEAR_GRID, near, strict=True) if is_near)
 
 
 def _boost(

@@ -25,7 +25,7 @@ from router_ml.catalog import Catalog
 from router_ml.errors import InputError
 from router_ml.features import SIDE_FEATURES
 from router_ml.policy import OperatingPoints, Policy
-from router_ml.types import Estimates, Rule
+from router_ml.types import Rule
 from training.cost import fit_input_ratio, fit_magnitude
 from training.dataset import Dataset, build_dataset
 from training.encoder import Encoder, EncoderSettings, prepare_encoder
@@ -272,21 +272,12 @@ def _operating_points(
         )
     points = fit_operating_points(
         policy,
-        _rows(estimates, served),
+        estimates.take(served),
         outcomes.where(served),
         default_target=settings.quality_target,
         rule=settings.rule,
     )
     return points, outcomes.basis
-
-
-def _rows(estimates: Estimates, rows: NDArray[np.bool_]) -> Estimates:
-    return Estimates(
-        estimates.p_success[rows],
-        estimates.output_tokens[rows],
-        estimates.latency_ms[rows],
-        estimates.input_tokens[rows],
-    )
 
 
 def _baseline(data: Dataset) -> SegmentMeans:
