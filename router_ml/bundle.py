@@ -26,7 +26,7 @@ import onnxruntime as ort
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError
 from router_ml.features import SIDE_FEATURES
-from router_ml.policy import OperatingPoints
+from router_ml.operating_points import OperatingPoints
 from router_ml.text import Tokenizer, TokenizerSettings
 
 FORMAT = 1

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, NoEligibleOfferError
+from router_ml.operating_points import OperatingPoints
 from router_ml.types import Constraints, Estimates, Float64Array, Reason, Rejection, Request, Rule
 
 REJECTIONS: tuple[Rejection | None, ...] = (None, *Rejection)
@@ -23,54 +23,6 @@ REJECTIONS: tuple[Rejection | None, ...] = (None, *Rejection)
 
 _CODE = {rejection: code for code, rejection in enumerate(REJECTIONS)}
 _MAX_CACHED_CONSTRAINTS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoints:
-    """What each quality target costs in willingness to pay, fitted on data that nothing else saw."""
-
-    quality_targets: tuple[float, ...]
-    """Ascending shares in (0, 1] of the best single model's success."""
-    willingness: tuple[float | None, ...]
-    """Per target, the lambda of the `promise` rule in success probability per US dollar; None: not reached."""
-    thresholds: tuple[float | None, ...]
-    """Per target, the level of the `threshold` rule that keeps it; None: not reached."""
-    default_target: float
-    rule: Rule = Rule.PROMISE
-    """The rule in force where a request does not give a level of its own."""
-
-    def willingness_for(self, target: float) -> float | None:
-        """Lambda of the smallest fitted target not below `target`; None when none was reached."""
-        return self._at(target, self.willingness)
-
-    def threshold_for(self, target: float) -> float | None:
-        """Threshold of the smallest fitted target not below `target`; None when none was reached."""
-        return self._at(target, self.thresholds)
-
-    def _at(self, target: float, values: tuple[float | None, ...]) -> float | None:
-        for fitted, value in zip(self.quality_targets, values, strict=True):
-            if fitted >= target - 1e-9:
-                return value
-        return None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "quality_targets": list(self.quality_targets),
-            "willingness": list(self.willingness),
-            "thresholds": list(self.thresholds),
-            "default_target": self.default_target,
-            "rule": str(self.rule),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> OperatingPoints:
-        return cls(
-            tuple(data["quality_targets"]),
-            tuple(data["willingness"]),
-            tuple(data["thresholds"]),
-            data["default_target"],
-            Rule(data["rule"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)

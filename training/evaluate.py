@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_ml.catalog import Catalog
-from router_ml.policy import OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array, Rule
 from training import metrics
 from training.intervals import Interval, Weights, bootstrap

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router_ml.policy import OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array, Rule
 from training.dataset import Dataset
 

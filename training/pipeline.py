@@ -24,7 +24,8 @@ from router_ml.bundle import Manifest
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
 from router_ml.features import SIDE_FEATURES
-from router_ml.policy import OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.types import Rule
 from training.cost import fit_input_ratio, fit_magnitude
 from training.dataset import Dataset, build_dataset

@@ -16,7 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from router_ml.catalog import Catalog, Model, Offer
-from router_ml.policy import REJECTIONS, Choices, OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import REJECTIONS, Choices, Policy
 from router_ml.types import Constraints, Estimates, Reason, Rejection, Request, Rule
 
 REGIONS = ("us", "eu", "uk")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from router_ml.catalog import Catalog
-from router_ml.policy import OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.types import Estimates, Rule
 from training.calibrate import fit_calibration
 from training.cost import fit_input_ratio, fit_magnitude

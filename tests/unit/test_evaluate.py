@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from router_ml.catalog import Catalog
-from router_ml.policy import OperatingPoints
+from router_ml.operating_points import OperatingPoints
 from router_ml.types import Estimates
 from training.evaluate import EvaluationReport, Held, SegmentMeans, evaluate, segment_means
 

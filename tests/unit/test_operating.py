@@ -9,7 +9,8 @@ import pytest
 
 from router_ml.catalog import Catalog
 from router_ml.features import no_text_side
-from router_ml.policy import OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.types import Estimates, Rule
 from training.dataset import Dataset, Prompts, Rows
 from training.operating import Outcomes, fill_outcomes, fit_operating_points, willingness_grid

@@ -9,7 +9,8 @@ import pytest
 
 from router_ml.catalog import Catalog, Model, Offer
 from router_ml.errors import BundleError
-from router_ml.policy import REJECTIONS, Choices, OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import REJECTIONS, Choices, Policy
 from router_ml.types import Constraints, Estimates, Float32Array, Reason, Rejection, Request, Rule
 
 MODELS = (

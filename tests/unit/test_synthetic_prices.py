@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from router_ml.catalog import Catalog, Model, Offer
-from router_ml.policy import OperatingPoints, Policy
+from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.types import Estimates, Request
 from training.synthetic.prices import bill, cheapest_offers, default_catalog, reprice
 
