@@ -67,6 +67,8 @@ class Manifest:
     """How rows were held out: `by` and the settings, so that an evaluation can find them again."""
     baseline: dict[str, Any]
     """Of the rows fitted on: mean success per segment and model [s + 1][m], mean cost per model [m] (null: unknown)."""
+    verdict: dict[str, Any]
+    """Whether the evidence carried a router: `deploy`, what the version `serves`, the `reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def load(path: str | Path) -> Bundle:
         session=session,
         tokenizer=tokenizer,
         catalog=Catalog.from_dict(json.loads(parts[CATALOG]), source=str(path / CATALOG)),
-        points=OperatingPoints.from_dict(manifest.operating_points),
+        points=_points(path, manifest),
     )
 
 
@@ -227,6 +229,16 @@ def _manifest(path: Path, data: Mapping[str, Any]) -> Manifest:
             f"{list(SIDE_FEATURES)}; retrain the bundle with this version"
         )
     return manifest
+
+
+def _points(path: Path, manifest: Manifest) -> OperatingPoints:
+    try:
+        return OperatingPoints.from_dict(manifest.operating_points)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path / MANIFEST}: `operating_points` does not match format {FORMAT} "
+            f"({type(error).__name__}: {error}); retrain the bundle with this version"
+        ) from None
 
 
 def _read(path: Path, missing: str) -> bytes:

@@ -7,6 +7,7 @@ Graph inputs, for n requests, L token positions, d embedding size, f side featur
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from router_ml.types import Float32Array
 
 SIDE_FEATURES = (
-    "log_chars",
+    "log_visible_chars",
     "log_tokens",
-    "log_newlines",
+    "log_lines",
     "log_question_marks",
     "log_digits",
     "log_code_marks",
@@ -43,15 +44,21 @@ class Features:
         return {"ids": self.ids, "embedding": self.embedding, "side": self.side, "segment": self.segment}
 
 
+_LINE = re.compile(r"\n\s*\S")
+
+
 def side_features(text: str, n_tokens: float) -> list[float]:
     """Side features of one prompt, in the order of `SIDE_FEATURES`; counts before the logarithm is taken.
 
-    The counts are of the text as sent, so they see line breaks and letter case that the tokenizer drops.
+    The counts are of the text as sent, so they see line breaks that the tokenizer drops. White space
+    alone changes none of them: lines are those that hold something, characters those that can be seen.
     """
     count = text.count
+    visible = len(text) - count(" ") - count("\n") - count("\t") - count("\r")
+    lines = len(_LINE.findall(text.lstrip()))
     digits = sum(map(count, "0123456789"))
     code_marks = count("{") + count("(") + count(";") + count("=") + count("`")
-    return [len(text), n_tokens, count("\n"), count("?"), digits, code_marks, 0.0]
+    return [visible, n_tokens, lines, count("?"), digits, code_marks, 0.0]
 
 
 def side_matrix(counts: Sequence[Sequence[float]]) -> Float32Array:

@@ -191,7 +191,7 @@ def _random_encoder(folder: Path) -> Path:
 
     from router_ml.text import TokenizerSettings
     from training.encoder import Encoder, EncoderCard, EncoderKind, EncoderSettings, resolve_teacher
-    from training.encoder.prepare import _cache_dir, _entry_name, _store
+    from training.encoder.prepare import _entry_name, _store, cache_dir
     from training.encoder.static import static_graph
 
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation]
@@ -211,7 +211,7 @@ def _random_encoder(folder: Path) -> Path:
     ids = TokenizerSettings(pad_id=len(words), drop_ids=(1,))
     card = EncoderCard(EncoderKind.STATIC, teacher.name, teacher.sha256, 32, ids, versions)
     encoder = Encoder(card, static_graph(vectors).SerializeToString(), tokenizer.to_str().encode())
-    _store(encoder, _cache_dir(settings) / _entry_name(teacher, settings, versions))
+    _store(encoder, cache_dir(settings) / _entry_name(teacher, settings, versions))
     return path
 
 

@@ -78,9 +78,11 @@ def appraise(
     index = data.prompts_with_rows()
     pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
     estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
-    success, _ = data.cells(data.rows.success)
-    cost, _ = data.cells(data.rows.cost_usd)
-    held = Held(success[index], cost[index], data.prompts.segment[index])
+    r = data.rows
+    success, cost, tokens, latency = (
+        data.cells(values)[0][index] for values in (r.success, r.cost_usd, r.output_tokens, r.latency_ms)
+    )
+    held = Held(success, cost, data.prompts.segment[index], tokens, latency)
     judgement = evaluate(
         catalog or opened.catalog, manifest.models, opened.points, estimates, held, _baseline(manifest.baseline)
     )
@@ -110,4 +112,6 @@ def _held_rows(data: Dataset, opened: Bundle, settings: EvaluateSettings) -> tup
 
 
 def _baseline(stored: dict[str, list[list[float]]]) -> SegmentMeans:
-    return SegmentMeans(np.array(stored["success"], dtype=np.float64), np.array(stored["cost_usd"], dtype=np.float64))
+    unknown = [None] * len(stored["cost_usd"])
+    names = ("success", "cost_usd", "output_tokens", "latency_ms")
+    return SegmentMeans(*(np.array(stored.get(name, unknown), dtype=np.float64) for name in names))

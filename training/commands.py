@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import tempfile
 from dataclasses import asdict, dataclass
@@ -81,6 +83,7 @@ def train(args: argparse.Namespace) -> None:
         fit=FitSettings(seed=args.seed),
         quality_target=args.quality_target,
         rule=Rule(args.rule),
+        confidence=args.confidence,
         prompt_column=args.prompt_column,
     )
     rejects = (args.out.parent if args.out else Path()) / f"train{REJECTS_SUFFIX}"
@@ -110,6 +113,7 @@ def register(trained: Trained, judgement: Judgement, settings: RegistrySettings,
         folder = Path(scratch) / "bundle"
         digest = trained.write(folder)
         tags = {"router_version": manifest.version, "bundle_sha256": digest, "models": str(len(manifest.models))}
+        tags["verdict"] = "deploy" if trained.verdict.deploy else f"do not deploy; serves {trained.verdict.serves}"
         run = log_training_run(
             TrainingRecord(
                 bundle=folder,
@@ -173,6 +177,45 @@ def evaluate(args: argparse.Namespace) -> None:
     show(args, finite(data), lines)
 
 
+def benchmark(args: argparse.Namespace) -> None:
+    """`router-ml benchmark`"""
+    from training.benchmark.pictures import benchmark_figures
+    from training.benchmark.report import benchmark_lines
+    from training.benchmark.suite import STUDIES, BenchmarkSettings, run_benchmark
+
+    studies = tuple(name for name in STUDIES if name in (args.studies or STUDIES))
+    settings = BenchmarkSettings(
+        tables=tuple(args.tables),
+        prompt_columns=tuple(args.prompt_column or ("prompt",)),
+        simulated=not args.no_simulated,
+        n_splits=args.splits,
+        studies=() if args.no_studies else studies,
+        jobs=args.jobs,
+    )
+    report = run_benchmark(settings, say)
+    lines, data, pictures = benchmark_lines(report), finite(report.to_dict()), benchmark_figures(report)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "benchmark.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    (args.out / "benchmark.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, figure in pictures.items():
+        save_figure(figure, args.out / name)
+    lines += ["", f"table, JSON and pictures in {args.out}"]
+    if not args.no_register:
+        record = TrainingRecord(
+            bundle=None,
+            data_name=", ".join(table.name for table in report.tables),
+            data_sha256=hashlib.sha256("".join(table.fingerprint for table in report.tables).encode()).hexdigest(),
+            parameters={"splits": args.splits, "tables": len(report.tables)},
+            metrics=report.metrics(),
+            tags={"kind": "benchmark"},
+            figures=pictures,
+            report=data,
+        )
+        run = log_training_run(record, RegistrySettings(experiment="router-ml benchmark"))
+        lines.append(f"kept in MLflow as run {run.run_id} of the experiment 'router-ml benchmark'")
+    show(args, data, lines)
+
+
 def demo(args: argparse.Namespace) -> None:
     """`router-ml demo`"""
     from training.demo import run_demo
@@ -209,6 +252,13 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
             key = f"target_{round(100 * target.quality_target)}"
             found[f"{key}.cost_usd_per_1000"] = target.cost_usd_per_1000
             found[f"{key}.quality_kept"] = target.quality_kept
+            if target.promised:
+                found[f"{key}.promised_cost_usd_per_1000"] = target.promised.cost_usd_per_1000
+                found[f"{key}.promised_quality_kept"] = target.promised.quality_kept
+    for magnitude in report.magnitudes:
+        found[f"{magnitude.quantity}.relative_error"] = magnitude.estimates.relative_error
+        found[f"{magnitude.quantity}.deviance_saved"] = magnitude.deviance_saved.estimate
+        found[f"{magnitude.quantity}.ratio"] = magnitude.ratio.estimate
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
@@ -220,6 +270,7 @@ def _parameters(trained: Trained) -> dict[str, str]:
         "split": trained.split,
         "quality_target": str(manifest.operating_points["default_target"]),
         "rule": manifest.operating_points["rule"],
+        "confidence": str(manifest.operating_points["confidence"]),
         "training_start": str(manifest.training_start),
         "training_end": str(manifest.training_end),
         **{f"rows_{name}": str(count) for name, count in trained.n_rows.items()},

@@ -23,6 +23,7 @@ from router_ml.text import Int64Array, Tokenizer
 from router_ml.types import Float32Array, Float64Array
 from training.conversation import messages_text
 from training.outcomes import prompt_id_of
+from training.progress import watched_rows
 
 _ROW_COLUMNS = ("success", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
 
@@ -114,6 +115,13 @@ class Dataset:
         total = np.bincount(flat, w * values[known], size)
         with np.errstate(invalid="ignore", divide="ignore"):
             return (total / count).reshape(shape), count.reshape(shape)
+
+    def model_means(self, values: Float64Array) -> Float64Array:
+        """Mean of a row value per model, [m]; NaN where none is known."""
+        known, m = ~np.isnan(values), len(self.models)
+        with np.errstate(invalid="ignore"):
+            total = np.bincount(self.rows.model[known], values[known], m)
+            return np.asarray(total / np.bincount(self.rows.model[known], minlength=m))
 
     def prompts_with_rows(self) -> NDArray[np.int64]:
         """Ascending indices of prompts that have at least one row."""
@@ -259,7 +267,7 @@ class DatasetBuilder:
 def build_dataset(batches: Iterable[pa.RecordBatch], encoder: TextEncoder | None) -> Dataset:
     """Read all batches of an outcome table into numbers."""
     builder = DatasetBuilder(encoder)
-    for batch in batches:
+    for batch in watched_rows(batches, "reading"):
         builder.add(batch)
     return builder.build()
 

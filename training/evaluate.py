@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_ml.catalog import Catalog
-from router_ml.operating_points import OperatingPoints
+from router_ml.operating_points import DEFAULT_CONFIDENCE, OperatingPoints
 from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array, Rule
 from training import metrics
 from training.intervals import Interval, Weights, bootstrap
+from training.magnitude_report import MagnitudeReport, report_magnitude
 from training.metrics import SweepPoints
 from training.operating import willingness_grid
+from training.targets import TargetFigures, target_figures
 
 _REPEATS = 500
 _FEWEST_PROMPTS = 30
@@ -33,6 +35,9 @@ class Held:
     cost_usd: Float64Array
     segment: NDArray[np.int64]
     """[n], index into the bundle's segments plus one; 0 unknown."""
+    output_tokens: Float64Array | None = None
+    """[n, m]; None: not logged."""
+    latency_ms: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,15 @@ class SegmentMeans:
     """[s + 1, m], shrunk towards the model's mean; row 0 is the mean over all, for an unknown segment."""
     cost_usd: Float64Array
     """[m]"""
+    output_tokens: Float64Array | None = None
+    """[m]; None: not logged."""
+    latency_ms: Float64Array | None = None
+
+    @property
+    def model_means(self) -> dict[str, Float64Array]:
+        """By column of the outcome table, [m]; what was not logged is left out."""
+        found = {name: getattr(self, name) for name in ("cost_usd", "output_tokens", "latency_ms")}
+        return {name: means for name, means in found.items() if means is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +71,6 @@ class CurveFigures:
     """Least share of the best single model's cost that keeps 97 % of its quality."""
     cost_share_99: float | None
     cost_share_100: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class TargetFigures:
-    """What a quality target gave on held-out prompts."""
-
-    quality_target: float
-    reached_in_tuning: bool
-    cost_usd_per_1000: float
-    cost_share: float
-    """Of the best single model's cost."""
-    quality: float
-    quality_kept: float
-    """Of the best single model's quality."""
-    traffic: dict[str, float]
-    """Share of requests by model; models without any left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +102,10 @@ class Comparison:
     """Empty where some offered models are left out: targets are set for all together."""
     two_models: TwoModelFigures | None
     """None unless exactly two models are compared."""
+    confidence: float
+    """Of the promised figures."""
+    promise_in_force: bool
+    """Whether serving uses the promised levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class EvaluationReport:
     comparison: Comparison | None
     """None where the logs hold one model's outcome per prompt."""
     notes: tuple[str, ...]
+    magnitudes: tuple[MagnitudeReport, ...] = ()
+    """Of expected output tokens, cost and latency, where they were logged."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -184,7 +188,8 @@ def evaluate(
     calibration = _calibration(models, estimates.p_success, held, baseline) if known.any() else None
     comparison, pictures = _comparison(catalog, tuple(models), points, estimates, held, baseline, notes)
     rows = int(known.any(axis=1).sum())
-    report = EvaluationReport(rows, int(known.sum()), calibration, comparison, tuple(notes))
+    magnitudes = _magnitudes(Policy(catalog, models, points), estimates, held, baseline)
+    report = EvaluationReport(rows, int(known.sum()), calibration, comparison, tuple(notes), magnitudes)
     return Judgement(report, pictures, estimates.p_success.astype(np.float64), held.success)
 
 
@@ -203,6 +208,22 @@ def _calibration(
         brier_segment_means=metrics.brier(table[known], y[known]),
         auc=metrics.auc(p[known], y[known]),
     )
+
+
+def _magnitudes(
+    policy: Policy, estimates: Estimates, held: Held, baseline: SegmentMeans
+) -> tuple[MagnitudeReport, ...]:
+    expected = {
+        "output_tokens": estimates.output_tokens.astype(np.float64),
+        "cost_usd": policy.cheapest(policy.price(estimates)),
+        "latency_ms": estimates.latency_ms.astype(np.float64),
+    }
+    found = []
+    for quantity, predicted in expected.items():
+        actual, means = getattr(held, quantity), baseline.model_means.get(quantity)
+        if actual is not None and means is not None:
+            found.append(report_magnitude(quantity, policy.models, actual, predicted, means))
+    return tuple(report for report in found if report)
 
 
 def _comparison(
@@ -232,7 +253,8 @@ def _comparison(
         )
     rows, columns = block.rows, block.columns
     names = tuple(models[j] for j in columns)
-    policy = Policy(_only(catalog, set(names)), models, points)
+    sold = _only(catalog, set(names))
+    policy, promising = Policy(sold, models, points.plug_in()), Policy(sold, models, points.promised())
     part = estimates.take(rows)
     expected = policy.price(part)
     served = np.asarray((policy.reject(part, expected) == 0).any(axis=1))
@@ -264,9 +286,12 @@ def _comparison(
         targets=()
         if left_out
         else tuple(
-            _target(policy, part, to_column, success, cost, sweep, names, target) for target in points.quality_targets
+            target_figures(policy, promising, part, to_column, success, cost, sweep, names, target)
+            for target in points.quality_targets
         ),
         two_models=_two_models(success, ours) if len(names) == 2 else None,
+        confidence=points.confidence or DEFAULT_CONFIDENCE,
+        promise_in_force=points.confidence is not None,
     )
     return comparison, Pictures(sweep, names, curves)
 
@@ -339,33 +364,6 @@ def _curve_figures(points: SweepPoints) -> CurveFigures:
 def _two_models(success: Float64Array, ours: NDArray[np.intp]) -> TwoModelFigures:
     points = metrics.sweep_points(success, metrics.strong_model_calls(success), ours)
     return TwoModelFigures(metrics.apgr(points), metrics.cpt(points, 0.5), metrics.cpt(points, 0.8))
-
-
-def _target(
-    policy: Policy,
-    estimates: Estimates,
-    to_column: NDArray[np.intp],
-    success: Float64Array,
-    cost: Float64Array,
-    sweep: SweepPoints,
-    names: tuple[str, ...],
-    target: float,
-) -> TargetFigures:
-    column = to_column[policy.choose(estimates, quality_target=target).chosen]
-    rows = np.arange(len(column))
-    quality, spent = float(success[rows, column].mean()), float(cost[rows, column].mean())
-    share = np.bincount(column, minlength=len(names)) / len(column)
-    fitted = policy.points.threshold_for if policy.points.rule is Rule.THRESHOLD else policy.points.willingness_for
-    best_cost, best_quality = float(sweep.model_cost[sweep.best]), float(sweep.model_quality[sweep.best])
-    return TargetFigures(
-        quality_target=target,
-        reached_in_tuning=fitted(target) is not None,
-        cost_usd_per_1000=1000 * spent,
-        cost_share=spent / best_cost if best_cost > 0 else 1.0,
-        quality=quality,
-        quality_kept=quality / best_quality if best_quality > 0 else 1.0,
-        traffic={names[j]: float(share[j]) for j in np.argsort(-share) if share[j] > 0},
-    )
 
 
 def _only(catalog: Catalog, models: set[str]) -> Catalog:

@@ -17,6 +17,7 @@ from router_ml.heads import estimate
 from router_ml.types import Estimates, Float64Array
 from training.dataset import Dataset
 from training.graph import INNER_OUTPUTS, GraphParts, build_graph
+from training.progress import watched
 
 TOLERANCE = 1e-5
 _TOKENS_A_RUN = 16_384
@@ -43,7 +44,7 @@ def check_parity(parts: GraphParts, data: Dataset, index: NDArray[np.int64]) -> 
     session = bundle.open_session(build_graph(parts, inner=True))
     worst_p = worst_relative = 0.0
     names = ("p_success", "output_tokens", "latency_ms", *INNER_OUTPUTS)
-    for part in chunks(data, index):
+    for part in watched(list(chunks(data, index)), "checking the graph"):
         features = data.features(part, parts.pad_id)
         p, tokens, latency, z, rows = session.run(names, features.feed())
         linear = parts.success.linear.logits(data.prompts, part)

@@ -9,7 +9,7 @@ shrinkages of `LINEAR_GRID` has seen them all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import lightgbm as lgb
 import numpy as np
@@ -19,15 +19,21 @@ from router_ml.errors import InputError
 from router_ml.types import Float32Array, Float64Array
 from training.calibrate import Calibration, fit_calibration
 from training.dataset import Dataset, Prompts
-from training.linear import LinearModel, LinearSettings, fit_linear
+from training.linear import LinearModel, LinearSettings, blocks, fit_linear
+from training.progress import watched
 from training.trees import TreeSettings, fit_trees, raw_scores, row_features
 
 _FOLDS = 5
 LINEAR_GRID = tuple(
-    LinearSettings(scale=scale, own_scale=own_scale) for scale in (0.35, 0.7, 1.4) for own_scale in (0.5, 1.0)
-)
+    LinearSettings(scale=scale, own_scale=own_scale)
+    for scale, own_scale in (
+        (0.1, 1.0), (0.1, 2.0), (0.2, 1.0), (0.2, 2.0), (0.35, 1.0), (0.7, 0.5), (0.7, 1.0), (1.4, 0.5)
+    )
+)  # fmt: skip
 """From strong to weak shrinkage: the more outcomes, the less of it is best."""
 _MOST_PROMPTS_TO_CHOOSE = 20_000
+_ENOUGH_PROMPTS_TO_CHOOSE = 2_000
+"""Scored out of fold; where one fold holds fewer, more folds are."""
 _FEWEST_PROMPTS_FOR_TREES = 200
 """Below it the out-of-fold scores are too noisy to boost on, and the linear layer stands alone."""
 
@@ -37,9 +43,15 @@ class FitSettings:
     """How the success model is fitted."""
 
     linear: LinearSettings | None = None
-    """None: chosen on a held-out fold among `LINEAR_GRID`."""
+    """None: chosen out of fold among `LINEAR_GRID`."""
     trees: TreeSettings = field(default_factory=TreeSettings)
     seed: int = 0
+
+
+def without_prompts(settings: FitSettings, *, segments: bool) -> FitSettings:
+    """The same, but blind to the prompt: mean success per segment and model, or per model alone."""
+    linear = LinearSettings(scale=0.0, own_scale=1.0, segment_scale=1.5 if segments else 0.0)
+    return replace(settings, linear=linear, trees=replace(settings.trees, n_trees=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +80,38 @@ class SuccessModel:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeRows:
+    """Rows of the trees for n prompts and m models, made when asked for: all at once would be the largest array."""
+
+    prompts: Prompts
+    index: NDArray[np.int64]
+    """[n]"""
+    logits: Float64Array
+    """[n, m], out of fold."""
+    model_log_odds: Float32Array
+
+    def of(self, at: NDArray[np.int64] | slice) -> Float32Array:
+        """Every model's row of the prompts at these places in `index`, [len(at) * m, features]."""
+        p, i = self.prompts, self.index[at]
+        return row_features(self.logits[at], p.embedding[i], p.side[i], p.segment[i], self.model_log_odds)
+
+    def where(self, cells: NDArray[np.bool_]) -> Float32Array:
+        """The rows of the marked cells [n, m], in order."""
+        parts = [self.of(part)[cells[part].ravel()] for part in blocks(len(cells))]
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class SuccessFit:
     """A fitted model and the rows that later stages learn from."""
 
     model: SuccessModel
     index: NDArray[np.int64]
     """Prompts that it was fitted on."""
-    features: Float32Array
-    """Their rows, [len(index) * m, features], from out-of-fold logits."""
+    rows: TreeRows
+    """Of the same prompts."""
+    p_success: Float64Array
+    """[len(index), m], out of fold but for the calibration's two numbers a model."""
 
 
 def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> SuccessFit:
@@ -99,16 +135,16 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
     fold = _folds(prompts.prompt_id[index], settings.seed)
     logits = np.zeros(success.shape)
     chosen = settings.linear or _choose_linear(linear_on, prompts, index, success, count, fold)
-    for k in np.unique(fold):
+    for k in watched(np.unique(fold).tolist(), "fitting by folds"):
         logits[fold == k] = linear_on(fold != k, chosen).logits(prompts, index[fold == k])
     linear = linear_on(np.ones(len(index), dtype=bool), chosen)
 
     log_odds = _log_odds(success, count)
-    features = row_features(logits, prompts.embedding[index], prompts.side[index], prompts.segment[index], log_odds)
-    booster, scores = _boost(features, logits, success, count, fold, settings.trees)
+    rows = TreeRows(prompts, index, logits, log_odds)
+    booster, scores = _boost(rows, success, count, fold, settings.trees)
     calibration = fit_calibration(logits + scores, success, count)
     model = SuccessModel(linear, log_odds, booster, calibration, settings.trees.n_threads)
-    return SuccessFit(model, index, features)
+    return SuccessFit(model, index, rows, calibration.apply(logits + scores))
 
 
 def _choose_linear(
@@ -119,17 +155,22 @@ def _choose_linear(
     count: Float64Array,
     fold: NDArray[np.int64],
 ) -> LinearSettings:
-    """The strongest shrinkage whose log loss on one fold is within a standard error of the best.
+    """The strongest shrinkage whose out-of-fold log loss is within a standard error of the best.
 
     The one-standard-error rule of Breiman et al. (1984), with paired differences by prompt.
     """
     used = np.arange(len(index)) < _MOST_PROMPTS_TO_CHOOSE
-    held, rest = (fold == 0) & used, (fold != 0) & used
+    sizes = np.cumsum(np.bincount(fold[used]))
+    n_folds = min(int(np.searchsorted(sizes, _ENOUGH_PROMPTS_TO_CHOOSE)) + 1, len(sizes))
     losses = []
-    for settings in LINEAR_GRID:
-        logits = linear_on(rest, settings).logits(prompts, index[held])
-        per_cell = np.logaddexp(0, logits) - np.nan_to_num(success[held]) * logits
-        losses.append((count[held] * per_cell).sum(axis=1))
+    for settings in watched(LINEAR_GRID, "choosing the shrinkage"):
+        parts = []
+        for k in range(n_folds):
+            held, rest = (fold == k) & used, (fold != k) & used
+            logits = linear_on(rest, settings).logits(prompts, index[held])
+            per_cell = np.logaddexp(0, logits) - np.nan_to_num(success[held]) * logits
+            parts.append((count[held] * per_cell).sum(axis=1))
+        losses.append(np.concatenate(parts))
     best = int(np.argmin([loss.sum() for loss in losses]))
     excess = [loss - losses[best] for loss in losses]  # of the best itself it is zero, so one is always found
     near = (more.sum() <= more.std() * np.sqrt(len(more)) for more in excess)
@@ -137,21 +178,15 @@ def _choose_linear(
 
 
 def _boost(
-    features: Float32Array,
-    logits: Float64Array,
-    success: Float64Array,
-    count: Float64Array,
-    fold: NDArray[np.int64],
-    settings: TreeSettings,
+    rows: TreeRows, success: Float64Array, count: Float64Array, fold: NDArray[np.int64], settings: TreeSettings
 ) -> tuple[lgb.Booster | None, Float64Array]:
     """The ensemble on all rows, and out-of-fold scores [n, m] of its like."""
-    scores = np.zeros(logits.shape)
-    if len(logits) < _FEWEST_PROMPTS_FOR_TREES:
+    scores = np.zeros(count.shape)
+    if len(count) < _FEWEST_PROMPTS_FOR_TREES or not settings.n_trees:
         return None, scores
-    m = logits.shape[1]
-    weight = count.ravel()
-    target = np.nan_to_num(success).ravel()
-    row_fold = np.repeat(fold, m)
+    known = count > 0
+    features, target, weight, offset = rows.where(known), success[known], count[known], rows.logits[known]
+    row_fold = np.broadcast_to(fold[:, None], count.shape)[known]
 
     def boosted(part: NDArray[np.bool_]) -> lgb.Booster:
         return fit_trees(
@@ -159,14 +194,15 @@ def _boost(
             target[part],
             weight[part],
             objective="cross_entropy",
-            offset=logits.ravel()[part],
+            offset=offset[part],
             settings=settings,
         )
 
     for k in np.unique(fold):
-        booster = boosted((row_fold != k) & (weight > 0))
-        scores[fold == k] = _tree_scores(booster, features[row_fold == k], (-1, m), settings.n_threads)
-    return boosted(weight > 0), scores
+        booster, held = boosted(row_fold != k), np.flatnonzero(fold == k)
+        for part in blocks(len(held)):
+            scores[held[part]] = _tree_scores(booster, rows.of(held[part]), (-1, count.shape[1]), settings.n_threads)
+    return boosted(np.ones(len(target), dtype=bool)), scores
 
 
 def _tree_scores(

@@ -70,7 +70,9 @@ def bootstrap(
     replicates = np.concatenate(
         [_figures(statistic, _draw(rng, n, min(step, repeats - start))) for start in range(0, repeats, step)]
     )
-    return [_interval(float(estimate), column, level) for estimate, column in zip(estimates, replicates.T, strict=True)]
+    return [
+        interval_of(float(estimate), column, level) for estimate, column in zip(estimates, replicates.T, strict=True)
+    ]
 
 
 def _draw(rng: np.random.Generator, n: int, repeats: int) -> Weights:
@@ -85,7 +87,8 @@ def _figures(statistic: Callable[[Weights], ArrayLike], weights: Weights) -> NDA
     return values
 
 
-def _interval(estimate: float, replicates: NDArray[np.float64], level: float) -> Interval:
+def interval_of(estimate: float, replicates: NDArray[np.float64], level: float = LEVEL) -> Interval:
+    """The percentile interval of resampled figures [b]."""
     # An order statistic, not an interpolation: between a number and infinity there is no middle.
     # One NaN makes both ends NaN.
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")

@@ -11,10 +11,11 @@ or a small product at serving time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,6 +28,11 @@ from training.dataset import Prompts
 BIGRAM_BUCKETS = 1 << 15
 BIGRAM_FACTOR = 1_000_003
 """Bigram (a, b) falls into bucket (a * factor + b) mod buckets."""
+
+
+_PROMPTS_AT_ONCE = 20_000
+
+_Block: TypeAlias = sp.csr_matrix | Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +67,46 @@ class LinearModel:
 
     def logits(self, prompts: Prompts, index: NDArray[np.int64]) -> Float64Array:
         """Log-odds of success [len(index), m]."""
-        counts = gram_counts(prompts, index, len(self.grams) - BIGRAM_BUCKETS)
-        sums = counts @ self.grams.astype(np.float64)
-        lexical = sums[:, :-1] / np.sqrt(np.maximum(sums[:, -1:], 1e-12))
-        dense = prompts.embedding[index] @ self.embedding.astype(np.float64)
-        dense += prompts.side[index] @ self.side.astype(np.float64)
-        return np.asarray(self.bias + lexical + dense + self.segment[prompts.segment[index]])
+        grams, by_embedding, by_side = (w.astype(np.float64) for w in (self.grams, self.embedding, self.side))
+        logits = np.empty((len(index), len(self.bias)))
+        for part in blocks(len(index)):
+            at = index[part]
+            sums = gram_counts(prompts, at, len(grams) - BIGRAM_BUCKETS) @ grams
+            lexical = sums[:, :-1] / np.sqrt(np.maximum(sums[:, -1:], 1e-12))
+            dense = prompts.embedding[at] @ by_embedding + prompts.side[at] @ by_side
+            logits[part] = self.bias + lexical + dense + self.segment[prompts.segment[at]]
+        return logits
 
 
 def gram_counts(prompts: Prompts, index: NDArray[np.int64], vocabulary: int) -> sp.csr_matrix:
-    """Occurrences of token ids and hashed bigrams, [len(index), vocabulary + BIGRAM_BUCKETS]."""
-    rows = [prompts.ids_of(i).astype(np.int64) for i in index]
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    together = owner[1:] == owner[:-1]
-    pairs = (flat[:-1] * BIGRAM_FACTOR + flat[1:]) % BIGRAM_BUCKETS + vocabulary
-    columns = np.concatenate([flat, pairs[together]])
-    owners = np.concatenate([owner, owner[1:][together]])
-    shape = (len(rows), vocabulary + BIGRAM_BUCKETS)
-    return sp.csr_matrix((np.ones(len(columns)), (owners, columns)), shape=shape)
+    """Occurrences of token ids and hashed bigrams, float32 [len(index), vocabulary + BIGRAM_BUCKETS]."""
+    lengths = np.diff(prompts.start)[index]
+    begin = np.concatenate([[0], np.cumsum(np.maximum(2 * lengths - 1, 0))])
+    columns = np.empty(begin[-1], dtype=np.int32)
+    for part in blocks(len(index)):
+        columns[begin[part.start] : begin[part.stop]] = _gram_columns(prompts, index[part], vocabulary)
+    shape = (len(index), vocabulary + BIGRAM_BUCKETS)
+    counts = sp.csr_matrix((np.ones(len(columns), dtype=np.float32), columns, begin), shape=shape)
+    counts.sum_duplicates()
+    return counts
+
+
+def _gram_columns(prompts: Prompts, index: NDArray[np.int64], vocabulary: int) -> NDArray[np.int64]:
+    """Columns of the grams of all prompts `index`, end to end: each token after the bigram that it closes."""
+    first = prompts.start[index]
+    lengths = prompts.start[index + 1] - first
+    own = np.cumsum(lengths) - lengths
+    ids = prompts.ids[np.repeat(first - own, lengths) + np.arange(lengths.sum())].astype(np.int64)
+    columns = np.empty((len(ids), 2), dtype=np.int64)
+    columns[:, 1] = ids
+    columns[1:, 0] = (ids[:-1] * BIGRAM_FACTOR + ids[1:]) % BIGRAM_BUCKETS + vocabulary
+    columns[own[lengths > 0], 0] = -1  # the first token of a prompt closes none
+    return columns[columns >= 0]
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Slices of `range(n)` that bound what is held at a time."""
+    return (slice(start, min(start + _PROMPTS_AT_ONCE, n)) for start in range(0, n, _PROMPTS_AT_ONCE))
 
 
 def fit_linear(
@@ -94,33 +120,27 @@ def fit_linear(
     settings: LinearSettings,
 ) -> LinearModel:
     """Fit on the prompts `index`; `success` and `count` are [len(index), m], mean outcome and number of outcomes."""
-    grams = gram_counts(prompts, index, vocabulary)
-    idf = _idf(grams)
+    order = np.argsort(_group_of(count), kind="stable")
+    index, success, count = index[order], success[order], count[order]
+    ngrams, idf = _ngrams(prompts, index, vocabulary, settings.scale)
     seen = np.flatnonzero(idf)
-    norm = np.sqrt(np.maximum(grams @ idf**2, 1e-12))
-    ngrams = sp.diags(settings.scale / norm) @ grams[:, seen] @ sp.diags(idf[seen])
     side, side_weight, side_offset = _standardised(prompts.side[index], settings.scale)
-    middle = prompts.embedding[index].mean(axis=0)
-    spread = np.sqrt(((prompts.embedding[index] - middle) ** 2).sum(axis=1).mean())
-    # Equal embeddings differ from their mean by rounding, which must not be blown up.
-    embedding_weight = settings.scale / (spread if spread > 1e-5 else 1.0)
-    embedding = (prompts.embedding[index] - middle) * embedding_weight
+    embedding, embedding_weight, middle = _centred(prompts.embedding[index], settings.scale)
     segment = prompts.segment[index]
     # Column 0, the unknown segment, stays empty: it says nothing.
     known = np.flatnonzero(segment)
     ones = np.full(len(known), settings.segment_scale, dtype=np.float32)
     members = sp.csr_matrix((ones, (known, segment[known])), shape=(len(index), n_segments + 1))
-    blocks = [ngrams.tocsr().astype(np.float32), np.hstack([embedding, side]).astype(np.float32), members]
+    blocks = [ngrams, embedding, side.astype(np.float32), members]
     bias, weights = _solve(blocks, success, count, settings)
 
     table = np.zeros((vocabulary + BIGRAM_BUCKETS, success.shape[1] + 1), dtype=np.float32)
     table[seen, :-1] = idf[seen, None] * settings.scale * weights[0]
     table[seen, -1] = idf[seen] ** 2
-    d = embedding.shape[1]
-    by_embedding = weights[1][:d] * embedding_weight
-    by_side = weights[1][d:] * side_weight[:, None]
-    by_side[-1] -= side_offset @ weights[1][d:]
-    by_segment = weights[2] * settings.segment_scale
+    by_embedding = weights[1] * embedding_weight
+    by_side = weights[2] * side_weight[:, None]
+    by_side[-1] -= side_offset @ weights[2]
+    by_segment = weights[3] * settings.segment_scale
     return LinearModel(
         grams=table,
         embedding=by_embedding.astype(np.float32),
@@ -128,6 +148,43 @@ def fit_linear(
         segment=by_segment.astype(np.float32),
         bias=(bias - middle @ by_embedding).astype(np.float32),
     )
+
+
+def _ngrams(
+    prompts: Prompts, index: NDArray[np.int64], vocabulary: int, scale: float
+) -> tuple[sp.csr_matrix, Float64Array]:
+    """The n-grams that two prompts share, idf-weighted, rows at length `scale`; and the idf [V + B], zero elsewhere.
+
+    The largest array of a fit, so it is changed in place.
+    """
+    if not scale:  # a model that is blind to the prompt
+        return sp.csr_matrix((len(index), 0), dtype=np.float32), np.zeros(vocabulary + BIGRAM_BUCKETS)
+    grams = gram_counts(prompts, index, vocabulary)
+    idf = _idf(grams)
+    narrow = idf.astype(np.float32)
+    norm = np.sqrt(np.maximum(grams @ narrow**2, np.float32(1e-12)))
+    for part in blocks(len(index)):
+        cells = slice(grams.indptr[part.start], grams.indptr[part.stop])
+        lengths = np.diff(grams.indptr[part.start : part.stop + 1])
+        grams.data[cells] *= narrow[grams.indices[cells]] * np.repeat(np.float32(scale) / norm[part], lengths)
+    grams.eliminate_zeros()
+    place = np.cumsum(idf > 0, dtype=np.int32) - 1
+    for part in blocks(len(index)):
+        cells = slice(grams.indptr[part.start], grams.indptr[part.stop])
+        grams.indices[cells] = place[grams.indices[cells]]
+    grams.resize(len(index), int(place[-1]) + 1)
+    return grams, idf
+
+
+def _centred(embedding: Float32Array, scale: float) -> tuple[Float32Array, float, Float32Array]:
+    """The rows around their mean at root mean square length `scale`, changed in place; the weight, and the mean."""
+    middle = embedding.mean(axis=0, dtype=np.float64).astype(np.float32)
+    embedding -= middle
+    spread = float(np.sqrt(np.einsum("ij,ij->", embedding, embedding, dtype=np.float64) / len(embedding)))
+    # Equal embeddings differ from their mean by rounding, which must not be blown up.
+    weight = scale / (spread if spread > 1e-5 else 1.0)
+    embedding *= np.float32(weight)
+    return embedding, weight, middle
 
 
 def _idf(grams: sp.csr_matrix) -> Float64Array:
@@ -151,45 +208,100 @@ def _standardised(side: Float32Array, scale: float) -> tuple[Float64Array, Float
     return (side * weight - offset) * has_text, weight, offset
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Prompts, next to each other, whose outcomes are known for the same models only; k of them."""
+
+    blocks: list[_Block]
+    """Features of its prompts."""
+    models: NDArray[np.int64]
+    """[k]"""
+    mix: Float32Array
+    """[m + 1, k], what shared and own weights are multiplied by to give each model's."""
+    target: Float32Array
+    """[n, k]"""
+    weight: Float32Array
+
+    def scores(self, weights: Float32Array, bias: Float64Array) -> Float32Array:
+        """[n, k] from weights [features, m + 1]."""
+        mixed, edges = weights @ self.mix, _edges(self.blocks)
+        parts = (block @ mixed[a:b] for block, (a, b) in zip(self.blocks, pairwise(edges), strict=True))
+        score: Float32Array = reduce(np.add, parts)
+        return score + bias[self.models].astype(np.float32)
+
+    def slope(self, residual: Float32Array) -> Float32Array:
+        """[features, m + 1]"""
+        return np.asarray(np.concatenate([block.T @ residual for block in self.blocks]) @ self.mix.T)
+
+
+def _group_of(count: Float64Array) -> NDArray[np.int64]:
+    """[n], the only model that is known of a prompt; m where several are."""
+    known = count > 0
+    return np.asarray(np.where(known.sum(axis=1) == 1, known.argmax(axis=1), count.shape[1]))
+
+
+def _groups(blocks: list[_Block], success: Float64Array, count: Float64Array, own_scale: float) -> list[_Group]:
+    """The prompts, in the order of `_group_of`: of partial logs no score is reckoned that nobody can check."""
+    m, model = count.shape[1], _group_of(count)
+    mix = np.concatenate([np.ones((1, m)), own_scale * np.eye(m)]).astype(np.float32)
+    groups = []
+    for a, b in pairwise(np.searchsorted(model, np.arange(m + 2))):
+        if a == b:
+            continue
+        models = model[a : a + 1] if model[a] < m else np.arange(m)
+        target, weight = (each[a:b, models].astype(np.float32) for each in (np.nan_to_num(success), count))
+        groups.append(_Group([_rows(block, a, b) for block in blocks], models, mix[:, models], target, weight))
+    return groups
+
+
+def _rows(block: _Block, a: int, b: int) -> _Block:
+    """Rows a to b, without a copy."""
+    if isinstance(block, np.ndarray):
+        return block[a:b]
+    begin, end = block.indptr[[a, b]]
+    parts = block.data[begin:end], block.indices[begin:end], block.indptr[a : b + 1] - begin
+    return sp.csr_matrix(parts, shape=(b - a, block.shape[1]))
+
+
+def _edges(blocks: list[_Block]) -> NDArray[np.int64]:
+    return np.cumsum([0, *(block.shape[1] for block in blocks)])
+
+
 def _solve(
-    blocks: list[sp.csr_matrix | Float32Array], success: Float64Array, count: Float64Array, settings: LinearSettings
+    blocks: list[_Block], success: Float64Array, count: Float64Array, settings: LinearSettings
 ) -> tuple[Float64Array, list[Float64Array]]:
-    """Minimise the penalised log loss by truncated Newton steps; bias [m] and, per block, weights [features, m]."""
-    m = success.shape[1]
-    sizes = [block.shape[1] for block in blocks]
-    edges = np.cumsum([0, *sizes])
-    transposed = [block.T for block in blocks]
-    target = np.nan_to_num(success).astype(np.float32)
-    weight = count.astype(np.float32)
-    mean = float((target * weight).sum() / weight.sum())
+    """Minimise the penalised log loss by truncated Newton steps; bias [m] and, per block, weights [features, m].
+
+    The prompts lie in the order of `_group_of`.
+    """
+    m, edges = success.shape[1], _edges(blocks)
+    groups = _groups(blocks, success, count, settings.own_scale)
+    mean = float((np.nan_to_num(success) * count).sum() / count.sum())
     centre = np.log(np.clip(mean, 1e-3, 1 - 1e-3) / (1 - np.clip(mean, 1e-3, 1 - 1e-3)))
 
-    def scores(flat: Float64Array) -> tuple[Float64Array, Float32Array]:
-        weights = flat[m:].reshape(edges[-1], m + 1)
-        low = weights.astype(np.float32)
-        parts = (block @ low[a:b] for block, (a, b) in zip(blocks, pairwise(edges), strict=True))
-        score: Float32Array = reduce(np.add, parts)
-        return weights, flat[:m].astype(np.float32) + score[:, :1] + settings.own_scale * score[:, 1:]
+    def scores(flat: Float64Array) -> list[Float32Array]:
+        low = flat[m:].reshape(edges[-1], m + 1).astype(np.float32)
+        return [group.scores(low, flat[:m]) for group in groups]
 
-    def backward(residual: Float32Array, flat: Float64Array, weights: Float64Array) -> Float64Array:
-        back = np.concatenate([residual.sum(axis=1, keepdims=True), settings.own_scale * residual], axis=1)
-        slope = np.concatenate([block @ back for block in transposed]) + weights
-        bias = residual.sum(axis=0, dtype=np.float64) + flat[:m] / settings.bias_scale**2
+    def backward(residuals: list[Float32Array], flat: Float64Array) -> Float64Array:
+        bias, slope = flat[:m] / settings.bias_scale**2, flat[m:].reshape(edges[-1], m + 1).copy()
+        for group, residual in zip(groups, residuals, strict=True):
+            bias[group.models] += residual.sum(axis=0, dtype=np.float64)
+            slope += group.slope(residual)
         return np.concatenate([bias, slope.ravel()])
 
     def loss(flat: Float64Array) -> tuple[float, Float64Array]:
-        weights, score = scores(flat)
-        logit = score + np.float32(centre)
-        value = float((weight * (np.logaddexp(0, logit) - target * logit)).sum(dtype=np.float64))
-        value += 0.5 * float((weights**2).sum()) + 0.5 * float((flat[:m] ** 2).sum()) / settings.bias_scale**2
-        return value, backward(weight * (_sigmoid(logit) - target), flat, weights)
+        logits = [score + np.float32(centre) for score in scores(flat)]
+        value = 0.5 * float((flat[m:] ** 2).sum()) + 0.5 * float((flat[:m] ** 2).sum()) / settings.bias_scale**2
+        for g, z in zip(groups, logits, strict=True):
+            value += float((g.weight * (np.logaddexp(0, z) - g.target * z)).sum(dtype=np.float64))
+        return value, backward([g.weight * (_sigmoid(z) - g.target) for g, z in zip(groups, logits, strict=True)], flat)
 
     def curvature(at: Float64Array, direction: Float64Array) -> Float64Array:
         if at is not held.get("at"):
-            p = _sigmoid(scores(at)[1] + np.float32(centre))
-            held.update(at=at, variance=weight * p * (1 - p))
-        weights, score = scores(direction)
-        return backward(held["variance"] * score, direction, weights)
+            p = [_sigmoid(score + np.float32(centre)) for score in scores(at)]
+            held.update(at=at, variance=[g.weight * each * (1 - each) for g, each in zip(groups, p, strict=True)])
+        return backward([v * score for v, score in zip(held["variance"], scores(direction), strict=True)], direction)
 
     held: dict[str, Any] = {}  # curvature is asked for many directions at one point
     start = np.zeros(m + edges[-1] * (m + 1))

@@ -53,26 +53,31 @@ def fill_outcomes(
     basis = f"outcomes of {seen.mean():.1%} of the pairs of prompt and model, the version's own estimates of the rest"
     weighted = ~np.isnan(data.rows.propensity) & ~np.isnan(data.rows.success)
     if weighted.any():
-        filled, all_weighted = _doubly_robust(data, index, p_success, filled, weighted)
-        if all_weighted:
+        corrected, n_rows = doubly_robust(data, index, p_success, weighted, floor=_FLOOR_PROPENSITY)
+        filled = np.where(n_rows[:, None] > 0, corrected, filled)
+        if (n_rows > 0).all():
             basis = "doubly robust by logged propensities"
     return Outcomes(filled, np.where(np.isnan(cost), expected_cost, cost), basis)
 
 
-def _doubly_robust(
-    data: Dataset, index: NDArray[np.int64], p: Float64Array, filled: Float64Array, weighted: NDArray[np.bool_]
-) -> tuple[Float64Array, bool]:
+def doubly_robust(
+    data: Dataset, index: NDArray[np.int64], p: Float64Array, weighted: NDArray[np.bool_], *, floor: float
+) -> tuple[Float64Array, NDArray[np.int64]]:
+    """Pseudo-outcomes [len(index), m] of the prompts `index`, and how many of the `weighted` rows each rests on.
+
+    Propensities below `floor` are raised to it, at the price of some bias; 0 raises none.
+    A prompt without such a row keeps its estimate `p`.
+    """
     place = np.full(len(data.prompts), -1)
     place[index] = np.arange(len(index))
     rows = data.where(weighted).rows
     rows_of = place[rows.prompt]
     inside = rows_of >= 0
     at, model = rows_of[inside], rows.model[inside]
-    residual = (rows.success[inside] - p[at, model]) / np.maximum(rows.propensity[inside], _FLOOR_PROPENSITY)
+    residual = (rows.success[inside] - p[at, model]) / np.maximum(rows.propensity[inside], floor)
     n_rows = np.bincount(at, minlength=len(index))
     correction = np.bincount(at * p.shape[1] + model, residual, p.size).reshape(p.shape)
-    corrected = p + correction / np.maximum(n_rows, 1)[:, None]
-    return np.where(n_rows[:, None] > 0, corrected, filled), bool((n_rows > 0).all())
+    return p + correction / np.maximum(n_rows, 1)[:, None], n_rows
 
 
 def fit_operating_points(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain
@@ -14,30 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from router_ml import bundle
 from router_ml.bundle import Manifest
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
 from router_ml.features import SIDE_FEATURES
-from router_ml.operating_points import OperatingPoints
+from router_ml.operating_points import DEFAULT_CONFIDENCE, OperatingPoints
 from router_ml.policy import Policy
-from router_ml.types import Rule
-from training.cost import fit_input_ratio, fit_magnitude
+from router_ml.types import Estimates, Rule
 from training.dataset import Dataset, build_dataset
+from training.derived_prices import catalog_from_logs
 from training.encoder import Encoder, EncoderSettings, prepare_encoder
 from training.evaluate import Held, Judgement, SegmentMeans, evaluate, segment_means
+from training.evidence import gather_evidence, propensity_floor
 from training.export import ParityReport, check_parity, estimates_of, write_bundle
-from training.fit import FitSettings, SuccessFit, fit_success
-from training.graph import GraphParts, build_graph
+from training.fit import FitSettings
+from training.graph import GraphParts
 from training.operating import fill_outcomes, fit_operating_points
 from training.outcomes import ReadReport, read_outcomes
+from training.promise import Promise, find_promise, fix_paths
 from training.split import FIT, TEST, TUNE, Split, SplitSettings, assign_split
 from training.trees import row_feature_names
+from training.verdict import Verdict
+from training.version import fit_verdict, fit_version
 
 _PACKAGES = (
     "router-ml",
@@ -52,6 +54,10 @@ _PACKAGES = (
 )
 
 _LEFT_OUT = -1
+_PARITY_PROMPTS = 20_000
+"""At most so many, evenly spread: native models are slow, and more prompts would say no more of two programs."""
+_REFERENCE_PROMPTS = 2000
+"""Enough to see what each setting costs."""
 
 Say = Callable[[str], None]
 """Takes one line on what is being done; prints on a terminal, is silent in a pipe."""
@@ -67,6 +73,8 @@ class TrainSettings:
     quality_target: float = 0.97
     """Default target of the version: share of the best single model's success that it must keep."""
     rule: Rule = Rule.PROMISE
+    confidence: float | None = None
+    """Where given, in (0, 1), the operating points in force keep their targets with this confidence."""
     prompt_column: str = "prompt"
     """Column of the logs that holds the text to route on."""
 
@@ -88,6 +96,9 @@ class Trained:
     """What a person should know of models, prices and gaps."""
     tuning_basis: str
     """What the operating points rest on."""
+    promise: Promise
+    verdict: Verdict
+    """Whether the evidence carries a router, and what this version serves if not."""
     parity: ParityReport
     judgement: Judgement
 
@@ -116,25 +127,26 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
 
     say("fitting the success, length and latency models")
     to_fit = data.where(split_part == FIT)
-    vocabulary = encoder.tokenizer.vocabulary_size if encoder else 1
-    fit = fit_success(to_fit, vocabulary=vocabulary, settings=settings.fit)
-    parts = _parts(encoder, to_fit, fit, settings)
-    graph = build_graph(parts)
-    session = bundle.open_session(graph)
-    ratio = fit_input_ratio(to_fit)
+    version = fit_version(to_fit, encoder, settings.fit)
+    say("asking whether the evidence carries a router")
+    verdict = fit_verdict(to_fit, encoder, settings.fit, version, catalog)
+    if not verdict.deploy:
+        version = fit_version(to_fit, encoder, settings.fit, verdict.serves)
+    parts, graph, session, ratio = version.parts, version.graph, version.session, version.ratio
 
     say("setting the operating points")
-    points, basis = _operating_points(data.where(split_part == TUNE), session, parts, catalog, ratio, settings)
+    tune = data.where(split_part == TUNE)
+    points, basis, promise = _operating_points(to_fit, tune, session, parts, catalog, ratio, settings)
 
     say("checking the graph against the native models, and evaluating on held-out prompts")
     test = data.where(split_part == TEST)
     held_index = test.prompts_with_rows()
-    parity = check_parity(parts, data, held_index)
+    parity = check_parity(parts, data, held_index[:: -(-len(held_index) // _PARITY_PROMPTS)])
     estimates = estimates_of(session, data, held_index, parts.pad_id, ratio)
     baseline = _baseline(data.where(split_part == FIT))
     held = _held(test, held_index)
     judgement = evaluate(catalog, data.models, points, estimates, held, baseline)
-    manifest = _manifest(data, split_part, catalog, parts, points, ratio, baseline, encoder, settings, split)
+    manifest = _manifest(data, split_part, catalog, parts, points, ratio, baseline, encoder, settings, split, verdict)
     return Trained(
         manifest=manifest,
         graph=graph,
@@ -145,6 +157,8 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
         n_rows={name: int((split_part == part).sum()) for name, part in (("fit", FIT), ("tune", TUNE), ("test", TEST))},
         notes=tuple(notes),
         tuning_basis=basis,
+        promise=promise,
+        verdict=verdict,
         parity=parity,
         judgement=judgement,
     )
@@ -203,17 +217,9 @@ def _judgeable(data: Dataset, split: Split, notes: list[str]) -> tuple[Dataset, 
 
 
 def _catalog(catalog: Catalog | None, data: Dataset, rows: NDArray[np.bool_], notes: list[str]) -> Catalog:
-    """The given catalog, or one of mean logged costs; says what is in one and not in the other."""
+    """The given catalog, or one that the logs imply; says what is in one and not in the other."""
     if catalog is None:
-        mean_cost = _mean_cost(data.where(rows))
-        priced = {name: float(cost) for name, cost in zip(data.models, mean_cost, strict=True) if not np.isnan(cost)}
-        unpriced = [name for name in data.models if name not in priced]
-        if not priced:
-            raise InputError("no row has a `cost_usd` and no catalog is given: pass prices with --catalog FILE")
-        if unpriced:
-            notes.append(f"no price is known, so never chosen (give one with --catalog): {', '.join(unpriced)}")
-        notes.append("no catalog given: each model is priced at its mean logged cost per request")
-        return Catalog.from_mean_costs(priced)
+        return catalog_from_logs(data.where(rows), notes)
     offered = {offer.model for offer in catalog.offers}
     without = [name for name in data.models if name not in offered]
     unseen = [name for name in catalog.model_names if name not in data.models]
@@ -228,44 +234,24 @@ def _catalog(catalog: Catalog | None, data: Dataset, rows: NDArray[np.bool_], no
     return catalog
 
 
-def _mean_cost(data: Dataset) -> NDArray[np.float64]:
-    known = ~np.isnan(data.rows.cost_usd)
-    m = len(data.models)
-    with np.errstate(invalid="ignore"):
-        total = np.bincount(data.rows.model[known], data.rows.cost_usd[known], m)
-        return np.asarray(total / np.bincount(data.rows.model[known], minlength=m))
-
-
-def _parts(encoder: Encoder | None, data: Dataset, fit: SuccessFit, settings: TrainSettings) -> GraphParts:
-    trees = settings.fit.trees
-    return GraphParts(
-        encoder=onnx.load_from_string(encoder.model_bytes) if encoder else None,
-        pad_id=encoder.tokenizer.settings.pad_id if encoder else 0,
-        embedding_size=data.prompts.embedding.shape[1],
-        success=fit.model,
-        output_tokens=fit_magnitude(data, data.rows.output_tokens, fit, trees),
-        latency_ms=fit_magnitude(data, data.rows.latency_ms, fit, trees),
-    )
-
-
 def _operating_points(
+    to_fit: Dataset,
     data: Dataset,
     session: ort.InferenceSession,
     parts: GraphParts,
     catalog: Catalog,
     ratio: tuple[float, ...],
     settings: TrainSettings,
-) -> tuple[OperatingPoints, str]:
+) -> tuple[OperatingPoints, str, Promise]:
     index = data.prompts_with_rows()
     if not len(index):
         raise InputError("too few prompts to set operating points on: none is left after the split; add logs")
     estimates = estimates_of(session, data, index, parts.pad_id, ratio)
     draft = OperatingPoints((1.0,), (0.0,), (1.0,), 1.0, settings.rule)
     policy = Policy(catalog, data.models, draft)
-    outcomes = fill_outcomes(
-        data, index, estimates.p_success.astype(np.float64), policy.cheapest(policy.price(estimates))
-    )
-    served = np.asarray((policy.reject(estimates, policy.price(estimates)) == 0).any(axis=1))
+    p_success = estimates.p_success.astype(np.float64)
+    outcomes = fill_outcomes(data, index, p_success, policy.cheapest(policy.price(estimates)))
+    served = _served(policy, estimates)
     if not served.any():
         raise InputError(
             "no offer can be priced: the catalog prices by token, and the logs hold no `output_tokens` to learn from "
@@ -278,18 +264,45 @@ def _operating_points(
         default_target=settings.quality_target,
         rule=settings.rule,
     )
-    return points, outcomes.basis
+    fitted = to_fit.prompts_with_rows()
+    fitted = fitted[:: -(-len(fitted) // _REFERENCE_PROMPTS)]
+    reference = estimates_of(session, to_fit, fitted, parts.pad_id, ratio)
+    floor = propensity_floor(to_fit.rows.propensity)
+    promise = find_promise(
+        policy,
+        estimates.take(served),
+        gather_evidence(data, index, p_success, np.unique(policy.column), floor).take(served),
+        fix_paths(policy, reference.take(_served(policy, reference))),
+        targets=points.quality_targets,
+        confidence=settings.confidence or DEFAULT_CONFIDENCE,
+    )
+    points = replace(
+        points,
+        confidence=settings.confidence,
+        promised_willingness=promise.willingness,
+        promised_thresholds=promise.thresholds,
+    )
+    return points, outcomes.basis, promise
+
+
+def _served(policy: Policy, estimates: Estimates) -> NDArray[np.bool_]:
+    """[n], prompts that some offer can serve."""
+    return np.asarray((policy.reject(estimates, policy.price(estimates)) == 0).any(axis=1))
 
 
 def _baseline(data: Dataset) -> SegmentMeans:
     success, count = data.cells(data.rows.success)
-    return SegmentMeans(segment_means(success, count, data.prompts.segment, len(data.segments)), _mean_cost(data))
+    return SegmentMeans(
+        segment_means(success, count, data.prompts.segment, len(data.segments)),
+        *(data.model_means(values) for values in (data.rows.cost_usd, data.rows.output_tokens, data.rows.latency_ms)),
+    )
 
 
 def _held(data: Dataset, index: NDArray[np.int64]) -> Held:
-    success, _ = data.cells(data.rows.success)
-    cost, _ = data.cells(data.rows.cost_usd)
-    return Held(success[index], cost[index], data.prompts.segment[index])
+    rows = data.rows
+    columns = (rows.success, rows.cost_usd, rows.output_tokens, rows.latency_ms)
+    success, *magnitudes = (data.cells(values)[0][index] for values in columns)
+    return Held(success, magnitudes[0], data.prompts.segment[index], *magnitudes[1:])
 
 
 def _manifest(
@@ -303,6 +316,7 @@ def _manifest(
     encoder: Encoder | None,
     settings: TrainSettings,
     split: Split,
+    verdict: Verdict,
 ) -> Manifest:
     times = data.rows.time_us[((part == FIT) | (part == TUNE)) & (data.rows.time_us >= 0)]
     identity = json.dumps([data.fingerprint, catalog.to_dict(), _plain(settings)], sort_keys=True)
@@ -329,8 +343,12 @@ def _manifest(
         split={"by": split.by, "settings": asdict(settings.split), "test_from_us": split.test_from_us},
         baseline={
             "success": [[round(value, 6) for value in row] for row in baseline.success.tolist()],
-            "cost_usd": [None if np.isnan(value) else value for value in baseline.cost_usd.tolist()],
+            **{
+                name: [None if np.isnan(value) else value for value in means.tolist()]
+                for name, means in baseline.model_means.items()
+            },
         },
+        verdict={"deploy": verdict.deploy, "serves": str(verdict.serves), "reason": verdict.reason},
     )
 
 

@@ -62,7 +62,7 @@ def cost_quality_figure(
     """
     if len(baselines) > len(_BASELINE_STYLES):
         raise ValueError(f"at most {len(_BASELINE_STYLES)} `baselines` can be told apart, found {len(baselines)}")
-    figure, axes = _new_figure((8.4, 5.2))
+    figure, axes = new_figure((8.4, 5.2))
     _draw_curve(axes, router_curve(points), points, label="router", color=BLUE, linewidth=2.4, zorder=4)
     for (name, line), (colour, dash) in zip(baselines.items(), _BASELINE_STYLES, strict=False):
         _draw_curve(axes, line, points, label=name, color=colour, linestyle=dash, linewidth=1.6)
@@ -85,7 +85,7 @@ def cost_quality_figure(
     axes.set_xlabel("mean cost per 1,000 prompts, US dollars")
     axes.set_ylabel("quality, mean success")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    _title(axes, title, subtitle)
+    set_title(axes, title, subtitle)
     _label_models(figure, axes, points, models)
     return figure
 
@@ -96,7 +96,7 @@ def calibration_figure(p: Floats, y: Floats, title: str) -> Figure:
     `p` and `y` have shape [n, m]; NaN in `y` is unknown and left out. The pooled cells
     are drawn strong, each model faint.
     """
-    figure, axes = _new_figure((5.2, 5.2))
+    figure, axes = new_figure((5.2, 5.2))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 2)), label="perfect")
     known = ~np.isnan(y)
     columns = [j for j in range(y.shape[1]) if known[:, j].any()]
@@ -112,7 +112,7 @@ def calibration_figure(p: Floats, y: Floats, title: str) -> Figure:
     axes.set_xlabel("predicted probability of success")
     axes.set_ylabel("observed success")
     axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
-    _title(axes, title, f"{int(known.sum()):,} outcomes, 15 bins of equal mass")
+    set_title(axes, title, f"{int(known.sum()):,} outcomes, 15 bins of equal mass")
     return figure
 
 
@@ -121,7 +121,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", dpi=150)
 
 
-def _new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """An empty picture of so many inches, without global state."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -131,7 +132,8 @@ def _new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _title(axes: Axes, title: str, subtitle: str) -> None:
+def set_title(axes: Axes, title: str, subtitle: str) -> None:
+    """Both to the left, above the axes."""
     axes.set_title(f"{title}\n" if subtitle else title, loc="left", fontsize=12, parse_math=False)
     if subtitle:
         axes.text(0, 1.015, subtitle, transform=axes.transAxes, fontsize=9, color=GREY, va="bottom", parse_math=False)

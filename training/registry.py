@@ -63,10 +63,10 @@ DEFAULT_SETTINGS = RegistrySettings()
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What a run shows of one training."""
+    """What a run shows of one training, or of one benchmark."""
 
-    bundle: Path
-    """Folder, kept as artifacts under ``bundle/``."""
+    bundle: Path | None
+    """Folder, kept as artifacts under ``bundle/``; None for a run that makes none, e.g. a benchmark."""
     data_name: str
     data_sha256: str
     """Fingerprint of the training rows."""
@@ -104,7 +104,7 @@ class RegisteredVersion:
 
 def log_training_run(record: TrainingRecord, settings: RegistrySettings = DEFAULT_SETTINGS) -> LoggedRun:
     """Write one finished run; InputError when the bundle is missing or the store cannot be written."""
-    if not record.bundle.is_dir():
+    if record.bundle is not None and not record.bundle.is_dir():
         raise InputError(f"`{record.bundle}` is not a bundle folder; there is nothing to log")
     with _client(settings) as client:
         run = client.create_run(_experiment_id(client, settings), tags=dict(record.tags))
@@ -233,7 +233,8 @@ def _fill_run(client: MlflowClient, run_id: str, record: TrainingRecord) -> None
     for name, figure in record.figures.items():
         client.log_figure(run_id, figure, name, save_kwargs={"dpi": 150})
     client.log_dict(run_id, dict(record.report), "report.json")
-    client.log_artifacts(run_id, str(record.bundle), _BUNDLE)
+    if record.bundle is not None:
+        client.log_artifacts(run_id, str(record.bundle), _BUNDLE)
 
 
 def _experiment_id(client: MlflowClient, settings: RegistrySettings) -> str:

@@ -40,9 +40,9 @@ class TreeSettings:
     """Small trees, few of them: the linear layer has done most of the work, and each costs serving time."""
 
     n_trees: int = 60
-    n_leaves: int = 7
+    n_leaves: int = 4
     learning_rate: float = 0.05
-    min_rows_in_leaf: int = 100
+    min_rows_in_leaf: int = 500
     n_threads: int = 2
     seed: int = 0
 

@@ -73,8 +73,8 @@ def test_scores_that_later_layers_learn_from_never_saw_the_outcome_of_their_own_
     after = fit_success(changed, vocabulary=world.vocabulary, settings=SETTINGS)
     column = 1 + 12 + 7 + 1  # `logit`, behind the columns of the prompt
     own = slice(7 * 4, 8 * 4)
-    assert np.array_equal(before.features[own, column], after.features[own, column])
-    assert not np.array_equal(before.features[:, column], after.features[:, column])
+    assert np.array_equal(before.rows.of(slice(None))[own, column], after.rows.of(slice(None))[own, column])
+    assert not np.array_equal(before.rows.of(slice(None))[:, column], after.rows.of(slice(None))[:, column])
 
 
 def test_fitting_twice_gives_the_same_model(token_world: Callable[..., Any]) -> None:

@@ -223,6 +223,14 @@ def test_a_manifest_without_a_field_is_refused(copy: Path, key: str) -> None:
         bundle.load(copy)
 
 
+@pytest.mark.parametrize("key", ["confidence", "promised_willingness", "promised_thresholds", "rule"])
+def test_operating_points_without_a_field_are_refused(copy: Path, key: str) -> None:
+    points = json.loads((copy / MANIFEST).read_text())["operating_points"]
+    edit(copy, sign=True, operating_points={name: value for name, value in points.items() if name != key})
+    with pytest.raises(BundleError, match=f"`operating_points` does not match format .*{key}.*retrain"):
+        bundle.load(copy)
+
+
 def test_a_manifest_with_an_unknown_field_is_refused(copy: Path) -> None:
     edit(copy, sign=True, colour="red")
     with pytest.raises(BundleError, match="colour"):

@@ -104,3 +104,14 @@ def test_rows_with_and_without_text_need_an_encoder() -> None:
 def test_logs_without_a_valid_row_are_refused() -> None:
     with pytest.raises(InputError, match="no valid row"):
         build_dataset([], None)
+
+
+def test_means_of_a_model_are_over_what_is_known_of_it() -> None:
+    rows = [
+        embedded(1, 0, model="small", cost_usd=1.0),
+        embedded(0, 1, model="small", cost_usd=2.0),
+        embedded(1, 1, model="small"),
+        embedded(1, 0, model="large"),
+    ]
+    data = build_dataset([batch(*rows)], None)
+    assert data.model_means(data.rows.cost_usd) == pytest.approx([1.5, np.nan], nan_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from router_ml.catalog import Catalog
 from router_ml.operating_points import OperatingPoints
 from router_ml.types import Estimates
 from training.evaluate import EvaluationReport, Held, SegmentMeans, evaluate, segment_means
+from training.report import evaluation_lines
 
 MODELS = ("small", "large")
 COSTS = {"small": 0.001, "large": 0.01}
@@ -27,14 +30,20 @@ def table(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
     return success, np.tile(list(COSTS.values()), (n, 1))
 
 
-def judged(p: np.ndarray, success: np.ndarray, cost: np.ndarray, catalog: Catalog | None = None) -> EvaluationReport:
+def judged(
+    p: np.ndarray,
+    success: np.ndarray,
+    cost: np.ndarray,
+    catalog: Catalog | None = None,
+    points: OperatingPoints = POINTS,
+) -> EvaluationReport:
     n, m = success.shape
     baseline = SegmentMeans(
         np.tile(np.nanmean(success, axis=0), (2, 1)), np.array(list(COSTS.values()) + [0.1] * (m - 2))
     )
     names = (*MODELS, "other")[:m]
     held = Held(success, cost, np.ones(n, dtype=np.int64))
-    return evaluate(catalog or Catalog.from_mean_costs(COSTS), names, POINTS, estimates(p), held, baseline).report
+    return evaluate(catalog or Catalog.from_mean_costs(COSTS), names, points, estimates(p), held, baseline).report
 
 
 def test_a_router_that_knows_saves_all_that_can_be_saved() -> None:
@@ -66,6 +75,23 @@ def test_a_quality_target_is_judged_at_the_operating_point_that_serving_uses() -
     assert at_90.quality_kept == pytest.approx(1.0)
     assert at_90.cost_usd_per_1000 == pytest.approx(0.75 * 1 + 0.25 * 10)
     assert (at_90.reached_in_tuning, at_100.reached_in_tuning) == (True, False)
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_promised_figures_stand_beside_the_plug_in_ones_whichever_is_in_force(confidence: float | None) -> None:
+    success, cost = table()
+    points = replace(POINTS, confidence=confidence, promised_willingness=(1e6, None), promised_thresholds=(0.0, None))
+    comparison = judged(success, success, cost, points=points).comparison
+    assert comparison is not None
+    at_90, at_100 = comparison.targets
+    assert at_90.cost_usd_per_1000 == pytest.approx(0.75 * 1 + 0.25 * 10)
+    # At such a lambda only the cheaper model is ever worth its price.
+    assert at_90.promised is not None
+    assert at_90.promised.cost_share == pytest.approx(0.1)
+    assert at_90.promised.quality_kept == pytest.approx(0.75)
+    assert at_100.promised is None
+    assert comparison.confidence == (confidence or 0.95)
+    assert comparison.promise_in_force == (confidence is not None)
 
 
 def test_logs_of_one_model_per_prompt_cannot_tell() -> None:
@@ -115,3 +141,21 @@ def test_segment_means_shrink_to_the_models_mean_and_an_unknown_segment_gets_it(
     assert means[1, 0] == pytest.approx((2 + 10 * overall) / 12)
     assert means[2, 0] == pytest.approx(10 * overall / 12)
     assert means[3, 0] == pytest.approx(overall)
+
+
+def test_expected_tokens_and_cost_are_judged_where_they_were_logged() -> None:
+    success, cost = table()
+    rng = np.random.default_rng(5)
+    tokens = rng.gamma(4.0, 25.0, success.shape)
+    held = Held(success, cost, np.ones(200, dtype=np.int64), output_tokens=tokens)
+    baseline = SegmentMeans(np.ones((2, 2)), np.array(list(COSTS.values())), output_tokens=np.array([100.0, 100.0]))
+    expected = replace(estimates(success), output_tokens=np.full(success.shape, 50, dtype=np.float32))
+    report = evaluate(Catalog.from_mean_costs(COSTS), MODELS, POINTS, expected, held, baseline).report
+    found = {magnitude.quantity: magnitude for magnitude in report.magnitudes}
+    assert set(found) == {"output_tokens", "cost_usd"}
+    assert found["output_tokens"].ratio.estimate == pytest.approx(200 * 2 * 50 / tokens.sum())
+    assert found["output_tokens"].deviance_saved.high < 0
+    assert found["cost_usd"].ratio.estimate == pytest.approx(1)
+    assert any(
+        line.startswith("expected output tokens: ") and line.endswith("worse") for line in evaluation_lines(report)
+    )

@@ -31,7 +31,7 @@ def with_success(data: Dataset, success: np.ndarray) -> Dataset:
 
 
 def logits_of(fitted: SuccessFit) -> np.ndarray:
-    return fitted.features[:, LOGIT].reshape(len(fitted.index), -1)
+    return fitted.rows.of(slice(None))[:, LOGIT].reshape(len(fitted.index), -1)
 
 
 def predicted(fitted: SuccessFit, data: Dataset) -> np.ndarray:
@@ -55,9 +55,8 @@ def test_tree_scores_of_a_fold_do_not_depend_on_the_outcomes_of_that_fold(world:
     success, count = world.data.cells(world.data.rows.success)
     fitted = fit(world.data)
     fold = _folds(world.data.prompts.prompt_id, SETTINGS.seed)
-    fixed = fitted.features, logits_of(fitted).astype(float)
-    _, before = _boost(*fixed, success, count, fold, TREES)
-    _, after = _boost(*fixed, np.where(fold[:, None] == 2, 1 - success, success), count, fold, TREES)
+    _, before = _boost(fitted.rows, success, count, fold, TREES)
+    _, after = _boost(fitted.rows, np.where(fold[:, None] == 2, 1 - success, success), count, fold, TREES)
     assert np.array_equal(before[fold == 2], after[fold == 2])
     assert not np.array_equal(before[fold != 2], after[fold != 2])
 
@@ -136,3 +135,10 @@ def test_a_shrinkage_of_the_grid_is_chosen_and_more_outcomes_ask_for_no_more_of_
         chosen.append(LINEAR_GRID[same.index(True)].scale)
     assert chosen[0] <= chosen[1]
     assert chosen[0] == LINEAR_GRID[0].scale
+
+
+def test_rows_of_marked_cells_are_those_of_all_cells_in_order(world: Any) -> None:
+    rows = fit(world.data).rows
+    cells = np.random.default_rng(0).random(rows.logits.shape) < 0.3
+    assert np.array_equal(rows.where(cells), rows.of(slice(None))[cells.ravel()])
+    assert np.array_equal(rows.of(np.array([7, 2])), np.concatenate([rows.of(slice(7, 8)), rows.of(slice(2, 3))]))

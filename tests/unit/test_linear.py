@@ -78,6 +78,25 @@ def test_the_fit_is_the_minimum_that_an_independent_solver_finds() -> None:
     assert model.logits(prompts, np.arange(n)) == pytest.approx(scores(best.x), abs=2e-3)
 
 
+def test_prompts_are_reckoned_for_their_own_model_alone_as_they_would_be_for_all() -> None:
+    """An outcome of no weight for every other model changes nothing but the way that is taken."""
+    rng = np.random.default_rng(6)
+    ids = [rng.integers(0, 12, rng.integers(0, 9)).tolist() for _ in range(200)]
+    prompts, success = prompts_of(ids, embedding=rng.normal(size=(200, 4))), outcomes(rng, 200, 3)
+    count = (rng.random((200, 3)) < 0.4).astype(float)
+    assert {0, 1, 2, 3} == set(count.sum(axis=1))
+    alone, together = (fit_all(prompts, success, 12, count=each) for each in (count, np.maximum(count, 1e-9)))
+    at = np.arange(200)
+    assert alone.logits(prompts, at) == pytest.approx(together.logits(prompts, at), abs=2e-3)
+
+
+def test_a_scale_of_zero_is_blind_to_the_prompt() -> None:
+    rng = np.random.default_rng(7)
+    prompts = prompts_of([[i % 5] for i in range(60)], embedding=rng.normal(size=(60, 4)))
+    model = fit_all(prompts, outcomes(rng, 60, 2), settings=replace(CONVERGED, scale=0.0))
+    assert model.logits(prompts, np.arange(60)) == pytest.approx(np.tile(model.bias, (60, 1)), abs=1e-6)
+
+
 def test_the_unit_of_a_side_feature_does_not_matter() -> None:
     rng = np.random.default_rng(2)
     side = rng.normal(size=(80, len(SIDE_FEATURES)))

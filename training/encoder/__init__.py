@@ -13,6 +13,7 @@ from __future__ import annotations
 from training.encoder.artifact import Encoder, EncoderCard, EncoderKind
 from training.encoder.prepare import EncoderSettings, prepare_encoder
 from training.encoder.teacher import DEFAULT_TEACHER, Teacher, resolve_teacher
+from training.encoder.vectors import teacher_vectors
 
 __all__ = [
     "DEFAULT_TEACHER",
@@ -23,4 +24,5 @@ __all__ = [
     "Teacher",
     "prepare_encoder",
     "resolve_teacher",
+    "teacher_vectors",
 ]

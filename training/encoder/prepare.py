@@ -61,7 +61,7 @@ def prepare_encoder(settings: EncoderSettings) -> Encoder:
     teacher = resolve_teacher(settings.teacher)
     kind = EncoderKind(settings.kind)
     versions = {package: metadata.version(package) for package in _MAKERS[kind]}
-    entry = _cache_dir(settings) / _entry_name(teacher, settings, versions)
+    entry = cache_dir(settings) / _entry_name(teacher, settings, versions)
     if entry.exists():
         try:
             return Encoder.load(entry)
@@ -93,7 +93,7 @@ def _entry_name(teacher: Teacher, settings: EncoderSettings, versions: dict[str,
     return f"{settings.kind}-{readable}-{digest[:16]}"
 
 
-def _cache_dir(settings: EncoderSettings) -> Path:
+def cache_dir(settings: EncoderSettings) -> Path:
     if settings.cache_dir is not None:
         return settings.cache_dir / "encoders"
     home = os.environ.get("XDG_CACHE_HOME")
