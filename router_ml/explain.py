@@ -19,7 +19,7 @@ _WORDS = {
 
 def decision_dict(decision: Decision) -> dict[str, Any]:
     """Plain JSON types."""
-    return asdict(decision)
+    return asdict(decision) | {"candidates": [candidate._asdict() for candidate in decision.candidates]}
 
 
 def decision_lines(decision: Decision) -> list[str]:

@@ -8,11 +8,19 @@ import onnxruntime as ort
 from router_ml.features import Features
 from router_ml.types import Estimates, Float32Array
 
-OUTPUTS = ("p_success", "output_tokens", "latency_ms")
+OUTPUTS = ("estimates",)
+"""[n, 3 m], model after model: odds of success, expected output tokens, expected latency in ms."""
 
 
 def estimate(session: ort.InferenceSession, features: Features, input_token_ratio: Float32Array) -> Estimates:
     """Run the graph on n requests; `input_token_ratio` [m] turns tokens of the bundle into billed ones."""
-    p_success, output_tokens, latency_ms = session.run(OUTPUTS, features.feed())
+    (flat,) = session.run(OUTPUTS, features.feed())
+    p_success, output_tokens, latency_ms = of_graph(flat)
     input_tokens = np.multiply.outer(features.n_tokens, input_token_ratio)
     return Estimates(p_success, output_tokens, latency_ms, input_tokens)
+
+
+def of_graph(flat: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Probabilities, tokens and latency, each [n, m], of the graph's one output; infinite odds are certainty."""
+    one = np.float32(1)
+    return one - one / (one + flat[:, 0::3]), flat[:, 1::3], flat[:, 2::3]

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 from router_ml.errors import RequestError
 from router_ml.types import NO_CONSTRAINTS, Constraints, Float32Array, Message, Request
 
+_NONE: tuple[str, ...] = ()
+
 MAX_TOKENS = 2**31 - 1
 """Largest token count that the contract and the outcome table can hold."""
 
@@ -46,14 +48,17 @@ def make_request(
 
     Raises RequestError, which names the field.
     """
-    constraints = Constraints(
-        allowed_models=_names("allowed_models", allowed_models),
-        denied_models=_names("denied_models", denied_models),
-        allowed_regions=_names("allowed_regions", allowed_regions),
-        required_capabilities=_names("required_capabilities", required_capabilities),
-        max_cost_usd=_plain(max_cost_usd),
-        max_output_tokens=_plain(max_output_tokens),
-    )
+    names = (allowed_models, denied_models, allowed_regions, required_capabilities)
+    constraints = NO_CONSTRAINTS
+    if any(each is not _NONE for each in names) or max_cost_usd is not None or max_output_tokens is not None:
+        constraints = Constraints(
+            allowed_models=_names("allowed_models", allowed_models),
+            denied_models=_names("denied_models", denied_models),
+            allowed_regions=_names("allowed_regions", allowed_regions),
+            required_capabilities=_names("required_capabilities", required_capabilities),
+            max_cost_usd=_plain(max_cost_usd),
+            max_output_tokens=_plain(max_output_tokens),
+        )
     request = Request(
         text=text,
         messages=tuple(_message(i, message) for i, message in enumerate(messages)),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from router_ml import bundle as bundles
 from router_ml.bundle import Bundle
@@ -232,14 +231,14 @@ class Router:
         return Features(ids, embedding, side, segment, n_tokens)
 
     def _decision(self, request: Request, estimates: Estimates, choices: Choices, row: int) -> Decision:
-        p, cost = estimates.p_success[row].tolist(), choices.cost_usd[row].tolist()
-        output, latency = estimates.output_tokens[row].tolist(), estimates.latency_ms[row].tolist()
+        p, cost = estimates.p_success[row].tolist(), _known(choices.cost_usd[row])
+        output, latency = _known(estimates.output_tokens[row]), _known(estimates.latency_ms[row])
         rejected = choices.rejected[row].tolist()
         candidates = tuple(
-            Candidate(
-                name, model, p[j], _known(output[j]), _known(cost[k]), _known(latency[j]), REJECTIONS[rejected[k]]
-            )
-            for k, (name, model, j) in enumerate(self._offers)
+            [
+                Candidate(name, model, p[j], output[j], cost[k], latency[j], REJECTIONS[rejected[k]])
+                for k, (name, model, j) in enumerate(self._offers)
+            ]
         )
         order = choices.order[row, : choices.n_eligible[row]].tolist()
         name, model, _ = self._offers[order[0]]
@@ -268,8 +267,9 @@ def time_ordered_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _known(values: NDArray[np.floating]) -> list[float | None]:
+    """Plain numbers, None where unknown (NaN, which differs from itself)."""
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _text(request: Request) -> str:

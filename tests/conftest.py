@@ -172,13 +172,15 @@ def _trained(
     from router_ml.catalog import Catalog
     from training.encoder import EncoderSettings
     from training.fit import FitSettings
+    from training.linear import LinearSettings
     from training.pipeline import TrainSettings, train
     from training.trees import TreeSettings
 
     logs = folder / "logs.jsonl"
     logs.write_text("\n".join(map(json.dumps, _rows(prompts))))
     encoder = EncoderSettings(str(teacher), cache_dir=folder) if teacher else EncoderSettings()
-    settings = TrainSettings(encoder=encoder, fit=FitSettings(trees=TreeSettings(n_trees=20, n_threads=1)))
+    linear, trees = LinearSettings(scale=0.7, own_scale=1.0), TreeSettings(n_trees=20, n_leaves=7, n_threads=1)
+    settings = TrainSettings(encoder=encoder, fit=FitSettings(linear=linear, trees=trees))
     trained = train([logs], Catalog.from_dict(catalog), settings, folder / "rejects.jsonl", lambda line: None)
     trained.write(folder / "bundle")
     return folder / "bundle"

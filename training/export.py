@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from router_ml import bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import GateError
-from router_ml.heads import estimate
+from router_ml.heads import OUTPUTS, estimate, of_graph
 from router_ml.types import Estimates, Float64Array
 from training.dataset import Dataset
 from training.graph import INNER_OUTPUTS, GraphParts, build_graph
@@ -43,10 +43,11 @@ def check_parity(parts: GraphParts, data: Dataset, index: NDArray[np.int64]) -> 
     """
     session = bundle.open_session(build_graph(parts, inner=True))
     worst_p = worst_relative = 0.0
-    names = ("p_success", "output_tokens", "latency_ms", *INNER_OUTPUTS)
+    names = (*OUTPUTS, *INNER_OUTPUTS)
     for part in watched(list(chunks(data, index)), "checking the graph"):
         features = data.features(part, parts.pad_id)
-        p, tokens, latency, z, rows = session.run(names, features.feed())
+        flat, z, rows = session.run(names, features.feed())
+        p, tokens, latency = of_graph(flat)
         linear = parts.success.linear.logits(data.prompts, part)
         worst_p = max(worst_p, _largest(_sigmoid(z), _sigmoid(linear)))
         built = parts.success.features_of(z, data.prompts, part)

@@ -16,7 +16,7 @@ from router_ml.heads import OUTPUTS
 from training.cost import MagnitudeModel
 from training.fit import SuccessModel
 from training.linear import BIGRAM_BUCKETS, BIGRAM_FACTOR
-from training.trees import N_EMBEDDING, tree_nodes
+from training.trees import N_EMBEDDING, row_feature_names, tree_nodes
 
 INNER_OUTPUTS = ("z", "rows")
 """Linear logits [n, m] and rows of the trees [n * m, features]: added for the parity gate, not for serving."""
@@ -60,8 +60,8 @@ def build_graph(parts: GraphParts, *, inner: bool = False) -> bytes:
     m = len(parts.success.model_log_odds)
     embedding = _embedding(g, parts)
     z = _linear(g, parts, embedding)
-    scores = _trees(g, parts, z, embedding, m)
-    _outputs(g, parts, z, scores)
+    _trees(g, parts, z, m)
+    _outputs(g, parts, z)
     names = (*OUTPUTS, *INNER_OUTPUTS) if inner else OUTPUTS
     graph = helper.make_graph(g.nodes, "router", _inputs(parts), [_output(name, m) for name in names], g.constants)
     model = helper.make_model(
@@ -84,8 +84,8 @@ def _inputs(parts: GraphParts) -> list[onnx.ValueInfoProto]:
 
 
 def _output(name: str, m: int) -> onnx.ValueInfoProto:
-    shape: list[str | int | None] = ["row", "feature"] if name == "rows" else ["n", m]
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    shapes: dict[str, list[str | int]] = {"estimates": ["n", 3 * m], "z": ["n", m], "rows": ["row", "feature"]}
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
 
 
 def _embedding(g: _Builder, parts: GraphParts) -> str:
@@ -105,68 +105,81 @@ def _embedding(g: _Builder, parts: GraphParts) -> str:
 
 
 def _linear(g: _Builder, parts: GraphParts, embedding: str) -> str:
+    """Logits z [n, m]: one product of everything that is known of the prompt.
+
+    `known` is side features, the segment's number and logits, embedding, lexical logits; what is a
+    logit already passes through an identity.
+    """
     linear = parts.success.linear
-    g.add("Concat", [embedding, "side"], "dense", axis=1)
-    g.constant("dense_weight", np.concatenate([linear.embedding, linear.side]))
-    g.add("Gemm", ["dense", "dense_weight", g.constant("bias", linear.bias)], "dense_logit")
-    g.add("Gather", [g.constant("segment_table", linear.segment), "segment"], "segment_logit")
-    if parts.encoder is None:
-        return g.add("Add", ["dense_logit", "segment_logit"], "z")
-    g.add("Add", ["dense_logit", "segment_logit"], "wordless_logit")
-    return g.add("Add", ["wordless_logit", _lexical(g, parts)], "z")
+    m = len(linear.bias)
+    number = np.arange(len(linear.segment), dtype=np.float32)[:, None]
+    g.add("Gather", [g.constant("segment_table", np.hstack([number, linear.segment])), "segment"], "segment_row")
+    eye, nothing = np.eye(m, dtype=np.float32), np.zeros((1, m), np.float32)
+    blocks = [linear.side, nothing, eye, linear.embedding]
+    inputs = ["side", "segment_row", embedding]
+    if parts.encoder is not None:
+        inputs.append(_lexical(g, parts))
+        blocks.append(eye)
+    g.add("Concat", inputs, "known", axis=1)
+    weight = g.constant("known_weight", np.concatenate(blocks))
+    return g.add("Gemm", ["known", weight, g.constant("bias", linear.bias)], "z")
 
 
 def _lexical(g: _Builder, parts: GraphParts) -> str:
     """Sum of n-gram rows over the root of the sum of squared idf; see `training.linear`."""
-    table = parts.success.linear.grams
+    table = parts.success.linear.grams.copy()
     m = table.shape[1] - 1
-    vocabulary = len(table) - BIGRAM_BUCKETS
+    # Where no n-gram was ever seen, the root must not be zero; beside an idf of one this is nothing.
+    table[:, -1] = np.maximum(table[:, -1], 1e-12)
     axis = g.ints("axis_1", 1)
     g.add("Slice", ["ids", g.ints("first", 0), g.ints("before_last", -1), axis], "left")
     g.add("Slice", ["ids", g.ints("second", 1), g.ints("end", 1 << 62), axis], "right")
     g.add("Mul", ["left", g.ints("factor", BIGRAM_FACTOR)], "left_scaled")
     g.add("Add", ["left_scaled", "right"], "pair")
-    g.add("Mod", ["pair", g.ints("buckets", BIGRAM_BUCKETS)], "bucket")
-    g.add("Add", ["bucket", g.ints("vocabulary", vocabulary)], "bigram")
+    # Remainder minus buckets, in one step: it counts from the end of the table, where the bigrams lie.
+    g.add("BitwiseOr", ["pair", g.ints("minus_buckets", -BIGRAM_BUCKETS)], "bigram")
     pad = g.ints("pad", parts.pad_id)
-    # The row of the padding token is zero: no prompt ever held it.
+    # The row of the padding token is empty: no prompt ever held it.
     g.add("Equal", ["right", pad], "is_pad")
     g.add("Where", ["is_pad", pad, "bigram"], "bigram_or_pad")
     g.add("Concat", ["ids", "bigram_or_pad"], "grams", axis=1)
     g.add("Gather", [g.constant("gram_table", table), "grams"], "gram_rows")
     g.add("ReduceSum", ["gram_rows", axis], "gram_sum", keepdims=0)
-    g.add("Split", ["gram_sum", g.ints("sum_and_norm", m, 1)], "gram_logit", axis=1)
+    g.add("Split", ["gram_sum", g.ints("sum_and_square", m, 1)], "gram_logit", axis=1)
     g.nodes[-1].output.append("square")
-    g.add("Max", ["square", g.constant("tiny", np.float32(1e-12))], "square_safe")
-    g.add("Sqrt", ["square_safe"], "norm")
+    g.add("Sqrt", ["square"], "norm")
     return g.add("Div", ["gram_logit", "norm"], "lexical_logit")
 
 
-def _trees(g: _Builder, parts: GraphParts, z: str, embedding: str, m: int) -> str:
-    """Rows as `training.trees.row_features` builds them, then the three ensembles as one; [n, m, 3]."""
-    lead = min(N_EMBEDDING, parts.embedding_size)
-    axis = g.ints("rows_axis_1", 1)
-    g.add("ReduceMean", [z, axis], "mean", keepdims=1)
-    g.add("Slice", [embedding, g.ints("lead_start", 0), g.ints("lead_end", lead), axis], "lead")
-    g.add("Cast", ["segment"], "segment_float", to=TensorProto.FLOAT)
-    g.add("Unsqueeze", ["segment_float", axis], "segment_column")
-    g.add("Concat", ["mean", "lead", "side", "segment_column"], "of_prompt_flat", axis=1)
-    g.add("Unsqueeze", ["of_prompt_flat", axis], "of_prompt_once")
-    width = 2 + lead + len(SIDE_FEATURES)
-    # Adding zeros broadcasts, and leaves every float as it is.
-    g.add("Add", ["of_prompt_once", g.constant("per_model", np.zeros((1, m, width), np.float32))], "of_prompt")
-    g.add("Sub", [z, "mean"], "difference")
-    last = g.ints("axis_2", 2)
-    g.add("Unsqueeze", [z, last], "z_column")
-    g.add("Unsqueeze", ["difference", last], "difference_column")
-    traits = np.stack([parts.success.model_log_odds, np.arange(m, dtype=np.float32)], axis=1)[None]
-    g.add("Unsqueeze", ["mean", last], "mean_column")
-    g.add("Mul", ["mean_column", g.constant("zero", np.float32(0))], "per_prompt")
-    g.add("Add", [g.constant("traits", traits.astype(np.float32)), "per_prompt"], "of_model")
-    g.add("Concat", ["of_prompt", "z_column", "difference_column", "of_model"], "row_cube", axis=2)
-    g.add("Reshape", ["row_cube", g.ints("row_shape", -1, width + 4)], "rows")
+def _trees(g: _Builder, parts: GraphParts, z: str, m: int) -> None:
+    """Rows as `training.trees.row_features` builds them, by one product, then the three ensembles as one.
+
+    The product only places and sums: every weight is 0, 1 or 1/m, so what is copied is copied exactly.
+    """
+    lead, side = min(N_EMBEDDING, parts.embedding_size), len(SIDE_FEATURES)
+    shown = side + 1 + m + lead
+    g.add("Slice", ["known", g.ints("shown_start", 0), g.ints("shown_end", shown), g.ints("shown_axis", 1)], "shown")
+    g.add("Concat", ["shown", z], "placed", axis=1)
+    names = row_feature_names(parts.embedding_size)
+    width = len(names)
+    place = np.zeros((shown + m, m, width), np.float32)
+    fixed = np.zeros((m, width), np.float32)
+    column = {name: k for k, name in enumerate(names)}
+    for k, name in enumerate(SIDE_FEATURES):
+        place[k, :, column[name]] = 1
+    place[side, :, column["segment"]] = 1
+    for k in range(lead):
+        place[side + 1 + m + k, :, column[f"embedding_{k}"]] = 1
+    every = np.arange(m)
+    place[shown + every, every, column["logit"]] = 1
+    place[shown:, :, column["mean_logit"]] = 1 / m
+    place[shown:, :, column["logit_difference"]] = np.eye(m) - 1 / m
+    fixed[:, column["model_log_odds"]] = parts.success.model_log_odds
+    fixed[:, column["model"]] = every
+    weight = g.constant("place", place.reshape(shown + m, m * width))
+    g.add("Gemm", ["placed", weight, g.constant("fixed", fixed.reshape(-1))], "row_list")
+    g.add("Reshape", ["row_list", g.ints("row_shape", -1, width)], "rows")
     _ensemble(g, parts)
-    return g.add("Reshape", ["tree_scores", g.ints("score_shape", -1, m, 3)], "scores")
 
 
 def _ensemble(g: _Builder, parts: GraphParts) -> None:
@@ -216,20 +229,20 @@ def _ensemble(g: _Builder, parts: GraphParts) -> None:
     )
 
 
-def _outputs(g: _Builder, parts: GraphParts, z: str, scores: str) -> None:
-    g.add("Split", [scores], "success_column", axis=2, num_outputs=3)
-    g.nodes[-1].output.extend(["tokens_column", "latency_column"])
-    last = g.ints("squeeze_axis", 2)
-    for column, name in (("success", "tree_logit"), ("tokens", "log_tokens"), ("latency", "log_latency")):
-        g.add("Squeeze", [f"{column}_column", last], name)
-    calibration = parts.success.calibration
-    g.add("Add", [z, "tree_logit"], "logit")
-    g.add("Mul", ["logit", g.constant("slope", calibration.slope.astype(np.float32))], "sloped")
-    g.add("Add", ["sloped", g.constant("offset", calibration.offset.astype(np.float32))], "calibrated")
-    g.add("Sigmoid", ["calibrated"], "p_success")
-    for logarithm, model, name in (
-        ("log_tokens", parts.output_tokens, "output_tokens"),
-        ("log_latency", parts.latency_ms, "latency_ms"),
-    ):
-        g.add("Exp", [logarithm], f"{name}_ratio")
-        g.add("Mul", [f"{name}_ratio", g.constant(f"{name}_level", model.level.astype(np.float32))], name)
+def _outputs(g: _Builder, parts: GraphParts, z: str) -> None:
+    """`estimates` [n, 3 m], model after model: odds of success, expected output tokens, expected latency."""
+    success = parts.success
+    m = len(success.model_log_odds)
+    every = np.arange(m)
+    slope, offset = np.ones((m, 3), np.float32), np.zeros((m, 3), np.float32)
+    slope[:, 0], offset[:, 0] = success.calibration.slope, success.calibration.offset
+    for k, model in ((1, parts.output_tokens), (2, parts.latency_ms)):
+        offset[:, k] = np.log(model.level)
+    by_logit = np.zeros((m, m, 3), np.float32)
+    by_logit[every, every, 0] = slope[:, 0]
+    g.add("Reshape", ["tree_scores", g.ints("score_shape", -1, 3 * m)], "scores")
+    g.add("Mul", ["scores", g.constant("slope", slope.reshape(-1))], "sloped")
+    weight = g.constant("logit_weight", by_logit.reshape(m, 3 * m))
+    g.add("Gemm", [z, weight, g.constant("offset", offset.reshape(-1))], "linear_part")
+    g.add("Add", ["sloped", "linear_part"], "logarithms")
+    g.add("Exp", ["logarithms"], "estimates")

@@ -11,7 +11,7 @@ import pytest
 
 from router_ml.bundle import open_session
 from router_ml.errors import GateError
-from router_ml.heads import OUTPUTS
+from router_ml.heads import OUTPUTS, of_graph
 from training.cost import MagnitudeModel, fit_magnitude
 from training.export import check_parity, estimates_of
 from training.fit import FitSettings, fit_success
@@ -64,9 +64,14 @@ def test_a_batch_says_what_each_prompt_alone_gets(token_world: Callable[..., Any
     world = token_world(n=600, seed=3)
     parts = parts_of(world)
     session = open_session(build_graph(parts))
-    together = session.run(OUTPUTS, world.data.features(np.arange(200), parts.pad_id).feed())
+
+    def run(index: np.ndarray) -> tuple[np.ndarray, ...]:
+        (flat,) = session.run(OUTPUTS, world.data.features(index, parts.pad_id).feed())
+        return of_graph(flat)
+
+    together = run(np.arange(200))
     for i in range(200):
-        alone = session.run(OUTPUTS, world.data.features(np.array([i]), parts.pad_id).feed())
+        alone = run(np.array([i]))
         assert np.allclose(alone[0], together[0][i], atol=1e-6)
         assert np.allclose(alone[1], together[1][i], rtol=1e-4)
 

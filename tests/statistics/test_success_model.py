@@ -21,7 +21,7 @@ from training.metrics import calibration_error
 from training.operating import Outcomes, fill_outcomes, fit_operating_points
 from training.trees import TreeSettings
 
-SETTINGS = FitSettings(linear=LINEAR_GRID[2], trees=TreeSettings(n_threads=1))
+SETTINGS = FitSettings(linear=LINEAR_GRID[5], trees=TreeSettings(n_threads=1))
 
 
 def halves(data: Dataset) -> tuple[Dataset, np.ndarray]:

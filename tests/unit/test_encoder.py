@@ -135,7 +135,7 @@ def _changed(card: dict[str, Any], **change: Any) -> str:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"format": 2}, "`format` 1"),
+        ({"format": 3}, "`format` 2"),
         ({"kind": "magic"}, "`kind`"),
         ({"colour": "red"}, "colour"),
         ({"files": None}, "encoder.onnx"),

@@ -49,7 +49,7 @@ def test_the_chosen_offer_comes_first_then_the_fallbacks_then_the_rest(decision:
 
 
 def test_columns_stand_under_their_heads(decision: Decision) -> None:
-    long = replace(decision.candidates[2], offer="an-offer-of-a-long-name@eu-central")
+    long = decision.candidates[2]._replace(offer="an-offer-of-a-long-name@eu-central")
     _, head, *rows, _ = decision_lines(replace(decision, candidates=(*decision.candidates[:2], long)))
     for row in rows:
         assert len(row.removesuffix("  region")) == len(head)
@@ -76,7 +76,7 @@ def test_several_reasons_are_all_told(decision: Decision) -> None:
 
 def test_an_unknown_probability_is_called_so(decision: Decision) -> None:
     """A newer server may leave it out."""
-    unknown = replace(decision.candidates[0], p_success=math.nan)
+    unknown = decision.candidates[0]._replace(p_success=math.nan)
     line = decision_lines(replace(decision, candidates=(unknown, *decision.candidates[1:])))[-2]
     assert "nan" not in line
     assert line.split()[:2] == ["a", "unknown"]

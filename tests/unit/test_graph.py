@@ -10,7 +10,7 @@ import pytest
 
 from router_ml.bundle import open_session
 from router_ml.features import SIDE_FEATURES
-from router_ml.heads import OUTPUTS
+from router_ml.heads import OUTPUTS, of_graph
 from training.calibrate import Calibration
 from training.cost import MagnitudeModel
 from training.fit import SuccessModel
@@ -19,6 +19,7 @@ from training.linear import BIGRAM_BUCKETS, LinearModel
 from training.trees import TreeSettings, fit_trees, raw_scores, row_feature_names, row_features, tree_nodes
 
 N_SIDE = len(SIDE_FEATURES)
+HEADS = ("p_success", "output_tokens", "latency_ms")
 TREES = TreeSettings(n_threads=1, n_trees=30, n_leaves=15, min_rows_in_leaf=20)
 
 
@@ -52,7 +53,8 @@ def run(parts: GraphParts, embedding: Any, side: Any, segment: Any) -> dict[str,
     names = (*OUTPUTS, *INNER_OUTPUTS)
     session = open_session(build_graph(parts, inner=True))
     feed = {"ids": np.zeros((len(side), 1), np.int64), "embedding": embedding, "side": side, "segment": segment}
-    return dict(zip(names, session.run(names, feed), strict=True))
+    found = dict(zip(names, session.run(names, feed), strict=True))
+    return found | dict(zip(HEADS, of_graph(found["estimates"]), strict=True))
 
 
 def thresholds(parts: GraphParts, feature: int) -> Any:
@@ -100,7 +102,8 @@ def test_every_branch_is_that_of_the_native_trees_at_and_beside_the_thresholds(m
     segment = rng.integers(0, 5, n)
     found = run(parts, embedding, side, segment)
     z, rows = found["z"], found["rows"]
-    assert rows == pytest.approx(row_features(z, embedding, side, segment, parts.success.model_log_odds), abs=1e-6)
+    expected = row_features(z, embedding, side, segment, parts.success.model_log_odds)
+    assert rows == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert np.array_equal(rows.reshape(n, m, -1)[:, 0, 17 : 17 + N_SIDE], side)  # to the last bit
     assert found["p_success"] == pytest.approx(parts.success.probabilities(z.astype(float), rows), abs=1e-6)
     for name, model in (("output_tokens", parts.output_tokens), ("latency_ms", parts.latency_ms)):
@@ -194,7 +197,8 @@ def by_ids(parts: GraphParts, rows: list[list[int]], width: int) -> list[Any]:
     embedding = np.zeros((n, parts.embedding_size), np.float32)
     session = open_session(build_graph(parts, inner=True))
     feed = {"ids": ids, "embedding": embedding, "side": side, "segment": segment}
-    return list(session.run(("z", "p_success"), feed))
+    z, flat = session.run(("z", "estimates"), feed)
+    return [z, of_graph(flat)[0]]
 
 
 def test_padding_changes_nothing(text_parts: GraphParts) -> None:

@@ -19,7 +19,7 @@ from router_ml.errors import BundleError
 from router_ml.text import Int64Array, Tokenizer, TokenizerSettings
 from router_ml.types import Float32Array
 
-FORMAT = 1
+FORMAT = 2
 """Of encoder.json. Raise it when an older reader would go wrong; caches of another format are made anew."""
 
 MODEL_FILE, TOKENIZER_FILE, CARD_FILE = "encoder.onnx", "tokenizer.json", "encoder.json"

@@ -106,15 +106,12 @@ def static_graph(vectors: Float32Array) -> onnx.ModelProto:
         node("Cast", ["enc_rows"], ["enc_vectors"], to=TensorProto.FLOAT),  # [n, L, d]
         node("MatMul", ["enc_weights", "enc_vectors"], ["enc_product"]),
         node("Squeeze", ["enc_product", "enc_one"], ["enc_sum"]),
-        node("ReduceL2", ["enc_sum", "enc_one"], ["enc_length"], keepdims=1),
-        node("Max", ["enc_length", "enc_tiny"], ["enc_divisor"]),
-        node("Div", ["enc_sum", "enc_divisor"], ["embedding"]),
+        node("LpNormalization", ["enc_sum"], ["embedding"], axis=1, p=2),  # a zero vector stays zero
     ]
     for position, each in enumerate(nodes):
         each.name = f"enc_{position}_{each.op_type}"
     constants: dict[str, NDArray[Any]] = {
         "enc_one": np.array([1], np.int64),
-        "enc_tiny": np.array(1e-12, np.float32),
         "enc_scale": scale,
         "enc_table": table,
     }
