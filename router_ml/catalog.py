@@ -30,7 +30,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -137,6 +137,15 @@ class Catalog:
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise CatalogError(f"{path}: not valid {'JSON' if is_json else 'YAML'} ({error})") from None
         return cls.from_dict(data, source=str(path))
+
+    def only(self, models: Collection[str]) -> Catalog:
+        """The part that is about these models."""
+        return Catalog(
+            tuple(model for model in self.models if model.name in models),
+            tuple(offer for offer in self.offers if offer.model in models),
+            self.as_of,
+            self.regions,
+        )
 
     @classmethod
     def from_mean_costs(cls, mean_cost_usd: Mapping[str, float]) -> Catalog:

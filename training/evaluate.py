@@ -253,7 +253,7 @@ def _comparison(
         )
     rows, columns = block.rows, block.columns
     names = tuple(models[j] for j in columns)
-    sold = _only(catalog, set(names))
+    sold = catalog.only(names)
     policy, promising = Policy(sold, models, points.plug_in()), Policy(sold, models, points.promised())
     part = estimates.take(rows)
     expected = policy.price(part)
@@ -364,12 +364,3 @@ def _curve_figures(points: SweepPoints) -> CurveFigures:
 def _two_models(success: Float64Array, ours: NDArray[np.intp]) -> TwoModelFigures:
     points = metrics.sweep_points(success, metrics.strong_model_calls(success), ours)
     return TwoModelFigures(metrics.apgr(points), metrics.cpt(points, 0.5), metrics.cpt(points, 0.8))
-
-
-def _only(catalog: Catalog, models: set[str]) -> Catalog:
-    return Catalog(
-        tuple(model for model in catalog.models if model.name in models),
-        tuple(offer for offer in catalog.offers if offer.model in models),
-        catalog.as_of,
-        catalog.regions,
-    )

@@ -39,9 +39,9 @@ def row_feature_names(embedding_size: int) -> tuple[str, ...]:
 class TreeSettings:
     """Small trees, few of them: the linear layer has done most of the work, and each costs serving time."""
 
-    n_trees: int = 60
+    n_trees: int = 40
     n_leaves: int = 4
-    learning_rate: float = 0.05
+    learning_rate: float = 0.075
     min_rows_in_leaf: int = 500
     n_threads: int = 2
     seed: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from training import metrics
 from training.benchmark.baselines import BASELINES, MEAN_OF_LEARNED, Learner, Sample, mean_of_learned
 from training.benchmark.tables import Parts, Table
 from training.dataset import Dataset
+from training.derived_prices import catalog_from_logs
 from training.export import estimates_of
 from training.fit import FitSettings
 from training.metrics import Ints
@@ -82,38 +82,29 @@ class Fit:
 
     fitted: Fitted
     models: tuple[str, ...]
-    mean_cost_usd: Float64Array
-    """[m], of the rows fitted on; NaN where none was logged."""
+    catalog: Catalog
+    """Prices that the rows fitted on imply, as `train` has them without a catalog."""
 
     def estimates(self, table: Table, index: NDArray[np.int64]) -> Estimates:
         """By the very graph that serves."""
         f = self.fitted
         return estimates_of(f.session, table.data, index, f.parts.pad_id, f.ratio)
 
-    def catalog(self, columns: Iterable[int]) -> Catalog:
-        """The models `columns` at their mean logged cost; those without any are left out."""
-        priced = {self.models[j]: float(self.mean_cost_usd[j]) for j in columns if not np.isnan(self.mean_cost_usd[j])}
-        return Catalog.from_mean_costs(priced)
-
     def policy(self, columns: Iterable[int]) -> Policy:
         """The policy that serves, over these models."""
         points = OperatingPoints((1.0,), (0.0,), (1.0,), 1.0, Rule.PROMISE)
-        return Policy(self.catalog(columns), self.models, points)
+        return Policy(self.catalog.only({self.models[j] for j in columns}), self.models, points)
 
 
 def fit_router(table: Table, fit: NDArray[np.int64], settings: FitSettings, layer: Layer = Layer.ROUTER) -> Fit:
     """Fit on the prompts `fit`: no other row of the table is handed over."""
     data = _rows_of(table, fit)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a model without any logged cost has no mean
-        mean_cost = np.nanmean(table.cost_usd[fit], axis=0)
-    return Fit(fit_version(data, table.encoder, settings, layer), data.models, mean_cost)
+    return Fit(fit_version(data, table.encoder, settings, layer), data.models, catalog_from_logs(data, []))
 
 
 def verdict_of(table: Table, fit: NDArray[np.int64], router: Fit, settings: FitSettings) -> Verdict:
     """Whether the rows fitted on carry it."""
-    catalog = router.catalog(range(len(router.models)))
-    return fit_verdict(_rows_of(table, fit), table.encoder, settings, router.fitted, catalog)
+    return fit_verdict(_rows_of(table, fit), table.encoder, settings, router.fitted, router.catalog)
 
 
 def _rows_of(table: Table, prompts: NDArray[np.int64]) -> Dataset:

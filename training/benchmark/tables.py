@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,9 @@ def make_table(name: str, batches: Iterator[pa.RecordBatch], settings: EncoderSe
         if len(data.models) != 2:
             raise InputError(f"{name}: no row has a `cost_usd`, so there is no curve to draw; log costs")
         strong = int(np.nanmean(success, axis=0).argmax())
-        cost = np.tile(np.eye(2)[strong], (len(success), 1))
+        calls = np.eye(2)[strong]
+        cost = np.tile(calls, (len(success), 1))
+        data = replace(data, rows=replace(data.rows, cost_usd=calls[data.rows.model]))
     return Table(name, data, ordered, teacher_vectors(ordered, settings), success, cost, counts_calls, encoder)
 
 
