@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
 
 from router_ml.types import Candidate, Decision, Reason
@@ -19,7 +18,7 @@ _WORDS = {
 
 def decision_dict(decision: Decision) -> dict[str, Any]:
     """Plain JSON types."""
-    return asdict(decision) | {"candidates": [candidate._asdict() for candidate in decision.candidates]}
+    return decision._asdict() | {"candidates": [candidate._asdict() for candidate in decision.candidates]}
 
 
 def decision_lines(decision: Decision) -> list[str]:

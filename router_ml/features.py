@@ -53,12 +53,14 @@ def side_features(text: str, n_tokens: float) -> list[float]:
     The counts are of the text as sent, so they see line breaks that the tokenizer drops. White space
     alone changes none of them: lines are those that hold something, characters those that can be seen.
     """
-    count = text.count
-    visible = len(text) - count(" ") - count("\n") - count("\t") - count("\r")
+    # One pass in C for each set of characters; they are all ASCII, so one byte each.
+    raw = text.encode("utf-8", "replace")
+    size = len(raw)
+    visible = len(text) - (size - len(raw.translate(None, b" \n\t\r")))
+    digits = size - len(raw.translate(None, b"0123456789"))
+    code_marks = size - len(raw.translate(None, b"{(;=`"))
     lines = len(_LINE.findall(text.lstrip()))
-    digits = sum(map(count, "0123456789"))
-    code_marks = count("{") + count("(") + count(";") + count("=") + count("`")
-    return [visible, n_tokens, lines, count("?"), digits, code_marks, 0.0]
+    return [visible, n_tokens, lines, text.count("?"), digits, code_marks, 0.0]
 
 
 def side_matrix(counts: Sequence[Sequence[float]]) -> Float32Array:

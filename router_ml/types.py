@@ -146,8 +146,7 @@ class Candidate(NamedTuple):
     rejected: Rejection | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer to one request."""
 
     decision_id: str

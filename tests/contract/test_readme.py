@@ -11,7 +11,7 @@ import pytest
 from router_ml.cli import _parser
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-_NAMES = "demo|simulate|ingest|train|predict|evaluate|serve|route"
+_NAMES = "demo|simulate|ingest|train|predict|evaluate|benchmark|serve|route"
 _SHOWN = re.compile(rf"^(?:\$ |  )?(router-ml (?:{_NAMES}) [^#\n]*)", re.MULTILINE)
 COMMANDS = sorted(set(_SHOWN.findall(README)))
 

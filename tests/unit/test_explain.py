@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,34 +49,34 @@ def test_the_chosen_offer_comes_first_then_the_fallbacks_then_the_rest(decision:
 
 def test_columns_stand_under_their_heads(decision: Decision) -> None:
     long = decision.candidates[2]._replace(offer="an-offer-of-a-long-name@eu-central")
-    _, head, *rows, _ = decision_lines(replace(decision, candidates=(*decision.candidates[:2], long)))
+    _, head, *rows, _ = decision_lines(decision._replace(candidates=(*decision.candidates[:2], long)))
     for row in rows:
         assert len(row.removesuffix("  region")) == len(head)
 
 
 def test_a_target_is_never_rounded_up(decision: Decision) -> None:
-    assert "(quality target 99.5%)" in decision_lines(replace(decision, quality_target=0.995))[0]
-    assert "(quality target 57%)" in decision_lines(replace(decision, quality_target=0.57))[0]
+    assert "(quality target 99.5%)" in decision_lines(decision._replace(quality_target=0.995))[0]
+    assert "(quality target 57%)" in decision_lines(decision._replace(quality_target=0.57))[0]
 
 
 def test_no_target_is_named_where_none_was_in_force(decision: Decision) -> None:
-    assert "target" not in decision_lines(replace(decision, quality_target=None, reasons=(Reason.NONE_CLEARS,)))[0]
+    assert "target" not in decision_lines(decision._replace(quality_target=None, reasons=(Reason.NONE_CLEARS,)))[0]
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_has_words(decision: Decision, reason: Reason) -> None:
-    assert decision_lines(replace(decision, reasons=(reason,)))[0].count(":") == 1
+    assert decision_lines(decision._replace(reasons=(reason,)))[0].count(":") == 1
 
 
 def test_several_reasons_are_all_told(decision: Decision) -> None:
-    both = replace(decision, reasons=(Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE))
+    both = decision._replace(reasons=(Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE))
     assert "quality target; the constraints leave no other offer" in decision_lines(both)[0]
 
 
 def test_an_unknown_probability_is_called_so(decision: Decision) -> None:
     """A newer server may leave it out."""
     unknown = decision.candidates[0]._replace(p_success=math.nan)
-    line = decision_lines(replace(decision, candidates=(unknown, *decision.candidates[1:])))[-2]
+    line = decision_lines(decision._replace(candidates=(unknown, *decision.candidates[1:])))[-2]
     assert "nan" not in line
     assert line.split()[:2] == ["a", "unknown"]
 
@@ -96,7 +95,7 @@ def test_a_decision_as_json_keeps_every_field(decision: Decision) -> None:
         "rejected": "region",
     }
     assert data["candidates"][2]["cost_usd"] is None
-    assert set(data) == set(Decision.__dataclass_fields__)
+    assert set(data) == set(Decision._fields)
 
 
 def test_a_real_decision_can_be_explained(tiny_bundle: Path) -> None:

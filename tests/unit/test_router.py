@@ -122,7 +122,7 @@ def test_a_probability_of_ones_own_is_a_threshold(router: Router) -> None:
 
 def test_the_same_request_gets_the_same_answer(router: Router) -> None:
     one, other = router.route(EASY), router.route(EASY)
-    assert replace(one, decision_id="") == replace(other, decision_id="")
+    assert one._replace(decision_id="") == other._replace(decision_id="")
     assert one.decision_id != other.decision_id
 
 
@@ -503,7 +503,7 @@ def test_threads_get_the_answers_that_one_thread_gets(router: Router, tiny_bundl
         found: list[Any] = [None] * len(requests)
         for i in order:
             try:
-                found[i] = replace(fresh.decide(requests[i]), decision_id="")
+                found[i] = fresh.decide(requests[i])._replace(decision_id="")
             except (RequestError, NoEligibleOfferError) as error:
                 found[i] = str(error)
         return found
@@ -513,7 +513,7 @@ def test_threads_get_the_answers_that_one_thread_gets(router: Router, tiny_bundl
     expected: list[Decision | str] = []
     for request in requests:
         try:
-            expected.append(replace(router.decide(request), decision_id=""))
+            expected.append(router.decide(request)._replace(decision_id=""))
         except (RequestError, NoEligibleOfferError) as error:
             expected.append(str(error))
     for result in results:
