@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from router_ml.types import Float64Array
-from training import metrics
-from training.intervals import LEVEL, Interval, Weights, bootstrap
-from training.operating import Outcomes, willingness_grid
+from training.intervals import LEVEL, Interval, bootstrap
+from training.operating import Outcomes
 
 _REPEATS = 300
 _ONE_STANDARD_ERROR = 0.68
+_STAKES = np.geomspace(0.01, 10, 48)
+"""Lambdas, in units of one over the range of mean prices: from quality whatever it costs to hardly any spending."""
 
 
 class Layer(StrEnum):
@@ -40,7 +41,8 @@ class Verdict:
     reason: str
     n_prompts: int
     measure: str
-    """`AIQ`, or `log loss` where the logs cannot tell what another choice would have brought."""
+    """`decision value` in units of success, or `log loss` in nats where the logs cannot tell what another choice
+    would have brought."""
     over_single_models: Interval
     """How much better the router is, out of fold."""
     over_segment_means: Interval
@@ -66,11 +68,13 @@ class Rating:
 def judge(rating: Rating) -> Verdict:
     """Deploy the router where it is ahead of single models beyond noise, and not behind segment means.
 
-    Ahead in AIQ by a 95 % paired bootstrap; in log loss where outcomes are neither complete nor
-    weighted, since a curve cannot be drawn from them. Otherwise segment means serve, if they are ahead
+    Ahead in the value of decisions by a 95 % paired bootstrap: success minus lambda times cost, mean over
+    lambdas. It is a plain mean over prompts; a curve's hull would pick the best of many noisy settings,
+    and call a router ahead that only adds noise. Ahead in log loss where outcomes are neither complete
+    nor weighted. Otherwise segment means serve, if they are ahead
     of single models by a standard error, or else single models.
     """
-    gain, measure = (_log_loss_gain, "log loss") if rating.outcomes is None else (_aiq_gain, "AIQ")
+    gain, measure = (_log_loss_gain, "log loss") if rating.outcomes is None else (_value_gain, "decision value")
     over_single = gain(rating, Layer.ROUTER, Layer.SINGLE_MODELS)
     over_segments = gain(rating, Layer.ROUTER, Layer.SEGMENT_MEANS)
     n = len(rating.price)
@@ -87,21 +91,24 @@ def judge(rating: Rating) -> Verdict:
     return Verdict(False, serves, f"{reason}; add logs", n, measure, over_single, over_segments)
 
 
-def _aiq_gain(rating: Rating, layer: Layer, other: Layer, level: float = LEVEL) -> Interval:
+def _value_gain(rating: Rating, layer: Layer, other: Layer, level: float = LEVEL) -> Interval:
     assert rating.outcomes is not None
+    better = _value(rating, rating.outcomes, layer) - _value(rating, rating.outcomes, other)
+    return _mean_of(better, level)
+
+
+def _value(rating: Rating, outcomes: Outcomes, layer: Layer) -> Float64Array:
+    """Success minus lambda times cost of what the layer chooses, [n], mean over lambda."""
     offered = ~np.isnan(rating.price).any(axis=0)
-    price = rating.price[:, offered]
-    success, cost = rating.outcomes.success[:, offered], rating.outcomes.cost_usd[:, offered]
-    sweeps = [
-        np.stack([(p[:, offered] - level * price).argmax(axis=1) for level in willingness_grid(price)])
-        for p in (rating.p_success[layer], rating.p_success[other])
-    ]
-
-    def difference(weights: Weights) -> list[float]:
-        ours, theirs = (metrics.resampled_points(success, cost, choices, weights) for choices in sweeps)
-        return [metrics.aiq(a) - metrics.aiq(b) for a, b in zip(ours, theirs, strict=True)]
-
-    return bootstrap(difference, len(success), repeats=_REPEATS, level=level)[0]
+    p, price = rating.p_success[layer][:, offered], rating.price[:, offered]
+    success, cost = outcomes.success[:, offered], outcomes.cost_usd[:, offered]
+    means, rows = price.mean(axis=0), np.arange(len(p))
+    spread = float(means.max() - means.min()) or 1.0
+    value = np.zeros(len(p))
+    for willingness in _STAKES / spread:
+        chosen = (p - willingness * price).argmax(axis=1)
+        value += success[rows, chosen] - willingness * cost[rows, chosen]
+    return value / len(_STAKES)
 
 
 def _log_loss_gain(rating: Rating, layer: Layer, other: Layer, level: float = LEVEL) -> Interval:
@@ -115,4 +122,8 @@ def _log_loss_gain(rating: Rating, layer: Layer, other: Layer, level: float = LE
         return np.asarray(cells.sum(axis=1) / np.maximum(known.sum(axis=1), 1))
 
     better = loss(rating.p_success[other]) - loss(rating.p_success[layer])
-    return bootstrap(lambda weights: weights @ better / len(better), len(better), repeats=_REPEATS, level=level)[0]
+    return _mean_of(better, level)
+
+
+def _mean_of(gain: Float64Array, level: float) -> Interval:
+    return bootstrap(lambda weights: weights @ gain / len(gain), len(gain), repeats=_REPEATS, level=level)[0]

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import math
+import random
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router_ml.features import SIDE_FEATURES, Features, no_text_side, side_features, side_matrix
 
@@ -15,9 +19,10 @@ def side_of(text: str, n_tokens: float = 3.0) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "text", "count"),
     [
-        ("log_chars", "abc dé", 6),
-        ("log_chars", "🙂", 1),
-        ("log_newlines", "a\n\nb\r\n", 3),
+        ("log_visible_chars", "abc dé\t\r\n", 5),
+        ("log_visible_chars", "🙂", 1),
+        ("log_lines", "a\n\nb\r\n", 1),
+        ("log_lines", "\n\n  a\n b\n\nc", 2),
         ("log_question_marks", "why? why??", 3),
         ("log_digits", "0123456789 and 42", 12),
         ("log_digits", "٣ ² Ⅷ", 0),
@@ -27,6 +32,15 @@ def side_of(text: str, n_tokens: float = 3.0) -> dict[str, float]:
 )
 def test_each_count_enters_as_the_logarithm_of_one_more(name: str, text: str, count: int) -> None:
     assert side_of(text)[name] == pytest.approx(math.log(count + 1), rel=1e-6)
+
+
+@given(text=st.text(), draw=st.randoms(use_true_random=False))
+def test_white_space_alone_changes_nothing(text: str, draw: random.Random) -> None:
+    def wider(match: re.Match[str]) -> str:
+        return match.group() * draw.randint(1, 3)
+
+    again = draw.choice(["", " ", "\n "]) + re.sub(r"[ \n]", wider, text) + draw.choice(["", "\n\n"])
+    assert side_of(again) == side_of(text)
 
 
 def test_the_tokens_are_those_given() -> None:
@@ -71,9 +85,9 @@ def test_no_prompts_make_no_rows() -> None:
 def test_the_order_of_the_side_features_is_frozen() -> None:
     """Bundles are refused by a program that orders them otherwise, so a change needs a new bundle format."""
     assert SIDE_FEATURES == (
-        "log_chars",
+        "log_visible_chars",
         "log_tokens",
-        "log_newlines",
+        "log_lines",
         "log_question_marks",
         "log_digits",
         "log_code_marks",

@@ -9,7 +9,7 @@ import pytest
 
 from router_ml.errors import InputError
 from training.dataset import Dataset
-from training.fit import LINEAR_GRID, FitSettings, SuccessFit, _boost, _folds, fit_success
+from training.fit import LINEAR_GRID, FitSettings, SuccessFit, _boost, _folds, fit_success, without_prompts
 from training.trees import TreeSettings, row_feature_names
 
 TREES = TreeSettings(n_threads=1, n_trees=20)
@@ -134,7 +134,6 @@ def test_a_shrinkage_of_the_grid_is_chosen_and_more_outcomes_ask_for_no_more_of_
         assert sum(same) == 1
         chosen.append(LINEAR_GRID[same.index(True)].scale)
     assert chosen[0] <= chosen[1]
-    assert chosen[0] == LINEAR_GRID[0].scale
 
 
 def test_rows_of_marked_cells_are_those_of_all_cells_in_order(world: Any) -> None:
@@ -142,3 +141,16 @@ def test_rows_of_marked_cells_are_those_of_all_cells_in_order(world: Any) -> Non
     cells = np.random.default_rng(0).random(rows.logits.shape) < 0.3
     assert np.array_equal(rows.where(cells), rows.of(slice(None))[cells.ravel()])
     assert np.array_equal(rows.of(np.array([7, 2])), np.concatenate([rows.of(slice(7, 8)), rows.of(slice(2, 3))]))
+
+
+@pytest.mark.parametrize("segments", [True, False])
+def test_without_prompts_only_the_segment_if_anything_tells_prompts_apart(world: Any, segments: bool) -> None:
+    found = fit(world.data, without_prompts(SETTINGS, segments=segments))
+    every = np.arange(len(world.data.prompts))
+    logits = found.model.linear.logits(world.data.prompts, every)
+    p = found.model.probabilities(logits, found.model.features_of(logits, world.data.prompts, every))
+    segment = world.data.prompts.segment
+    within = [p[segment == k].std(axis=0).max() for k in np.unique(segment)]
+    assert max(within) < 1e-9
+    means = np.stack([p[segment == k][0] for k in np.unique(segment)])
+    assert bool(means.std(axis=0).max() > 0.01) is segments

@@ -28,7 +28,7 @@ RUNTIME = {
 
 HOMES = {
     "grpc": ("router_ml/server", "router_ml/service", "router_ml/client", "router_ml/v1/"),
-    "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export"),
+    "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export", "training/benchmark/baselines"),
     "mlflow": ("training/registry",),
     "model2vec": ("training/encoder",),
     "sentence_transformers": ("training/encoder",),
@@ -57,7 +57,7 @@ HEAVY = (
 STAGES = {"cost", "encoder", "evaluate", "export", "fit", "ingest", "predict", "registry", "split", "synthetic"}
 """What does one step of the road; every other module of training is a noun that stages share."""
 
-ORDERERS = {"appraise", "commands", "demo", "pipeline", "report"}
+ORDERERS = {"appraise", "benchmark", "commands", "demo", "pipeline", "report", "version"}
 """What puts stages in order or shows their results, and is imported by no stage."""
 
 NOUNS_OF_STAGES = {("cost", "fit"), ("graph", "cost"), ("graph", "fit")}
