@@ -44,6 +44,8 @@ SKILL = {"tiny": (2.5, 8.0), "small": (2.7, 6.0), "mid": (3.0, 4.5), "large": (3
 """Log odds that a model answers a prompt without hard words, and what it loses on one of nothing else."""
 SEGMENTS = ("chat", "code")
 EMBEDDING_SIZE = 16
+_PROMPTS = 800
+"""Enough that the evidence carries a router; at 400 the version would decide by single models."""
 
 CATALOG = {
     "as_of": "2026-11-01",
@@ -124,7 +126,7 @@ def _prompt_columns() -> list[tuple[dict[str, Any], float, int]]:
     """Per prompt: its columns, share of hard words, length."""
     rng = np.random.default_rng(11)
     prompts = []
-    for _ in range(400):
+    for _ in range(_PROMPTS):
         length, hard = int(rng.integers(4, 80)), rng.beta(0.7, 0.9)
         words = [str(rng.choice(HARD_WORDS if rng.random() < hard else EASY_WORDS)) for _ in range(length)]
         share = sum(word in HARD_WORDS for word in words) / length
@@ -136,7 +138,7 @@ def _embedding_columns() -> list[tuple[dict[str, Any], float, int]]:
     """The same for embeddings: their first number is the difficulty."""
     rng = np.random.default_rng(12)
     prompts = []
-    for _ in range(400):
+    for _ in range(_PROMPTS):
         vector = rng.normal(size=EMBEDDING_SIZE)
         share = 1 / (1 + np.exp(-2 * vector[0]))
         prompts.append(({"embedding": vector.tolist()}, float(share), 40))
@@ -182,6 +184,7 @@ def _trained(
     linear, trees = LinearSettings(scale=0.7, own_scale=1.0), TreeSettings(n_trees=20, n_leaves=7, n_threads=1)
     settings = TrainSettings(encoder=encoder, fit=FitSettings(linear=linear, trees=trees))
     trained = train([logs], Catalog.from_dict(catalog), settings, folder / "rejects.jsonl", lambda line: None)
+    assert trained.verdict.deploy, trained.verdict.reason
     trained.write(folder / "bundle")
     return folder / "bundle"
 

@@ -21,6 +21,8 @@ from training.intervals import Interval, Weights, bootstrap
 _REPEATS = 300
 _FEWEST_VALUES = 30
 """Of a model, for a figure of its own."""
+_CONSTANT = 1e-9
+"""Deviance over the mean value, below which values are their model's mean but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def report_magnitude(
 ) -> MagnitudeReport | None:
     """Judge `predicted` [n, m] by `actual` [n, m], NaN where unknown, against `model_means` [m] of training rows.
 
-    Cells count where all three are known and the estimates positive. None where there are too few, or all are zero.
+    Cells count where all three are known and the estimates positive. None where there are too few, where all are
+    zero, or where each model's mean says all there is to know, as with a price per request.
     """
     means = np.broadcast_to(model_means, actual.shape)
     known = ~np.isnan(actual) & (predicted > 0) & (means > 0)
@@ -75,6 +78,8 @@ def report_magnitude(
     shown = np.flatnonzero((known.sum(axis=0) >= _FEWEST_VALUES) & (np.where(known, actual, 0).sum(axis=0) > 0))
     sums = [np.where(known, values, 0.0) for values in (actual, predicted)]
     lost = [np.where(known, _deviance(np.where(known, actual, 1.0), by), 0.0) for by in (predicted, means)]
+    if not lost[1].sum() > _CONSTANT * sums[0].sum():
+        return None
     of_prompt = np.column_stack([*(each.sum(axis=1) for each in (*sums, *lost)), *(each[:, shown] for each in sums)])
 
     def figures(weights: Weights) -> NDArray[np.float64]:

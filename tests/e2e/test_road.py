@@ -152,7 +152,7 @@ def test_logs_of_embeddings_without_text_train_a_version_that_takes_embeddings(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(600, 8)).astype(np.float32)
+    vectors = rng.normal(size=(1500, 8)).astype(np.float32)
     rows = []
     for i, vector in enumerate(vectors):
         for model, cost, ability in (("small", 0.001, 0.0), ("large", 0.02, 2.0)):

@@ -103,7 +103,7 @@ def test_every_branch_is_that_of_the_native_trees_at_and_beside_the_thresholds(m
     found = run(parts, embedding, side, segment)
     z, rows = found["z"], found["rows"]
     expected = row_features(z, embedding, side, segment, parts.success.model_log_odds)
-    assert rows == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert rows == pytest.approx(expected, rel=1e-6, abs=3e-6)  # sums of float32 in another order
     assert np.array_equal(rows.reshape(n, m, -1)[:, 0, 17 : 17 + N_SIDE], side)  # to the last bit
     assert found["p_success"] == pytest.approx(parts.success.probabilities(z.astype(float), rows), abs=1e-6)
     for name, model in (("output_tokens", parts.output_tokens), ("latency_ms", parts.latency_ms)):

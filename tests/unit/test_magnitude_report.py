@@ -90,6 +90,11 @@ def test_too_few_values_or_none_but_zero_give_no_report() -> None:
     assert report_magnitude("cost_usd", MODELS, many, many + 1, np.ones(2)) is None
 
 
+def test_a_price_per_request_leaves_nothing_to_estimate() -> None:
+    flat = np.tile([0.001, 0.02], (50, 1))
+    assert report_magnitude("cost_usd", MODELS, flat, flat * (1 + 1e-7), np.array([0.001, 0.02])) is None
+
+
 def test_a_report_is_plain_json() -> None:
     found = json.loads(json.dumps(judged(*world(100)).to_dict()))
     assert found["quantity"] == "output_tokens"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from router_ml.errors import InputError
@@ -17,6 +19,9 @@ from training.dataset import Dataset, build_dataset
 from training.encoder import Encoder, EncoderSettings, prepare_encoder, teacher_vectors
 from training.outcomes import prompt_id_of, read_outcomes
 from training.split import FIT, TEST, TUNE, SplitSettings, assign_split
+
+_FEWEST_SHARED = 100
+"""Prompts answered by more than one model: below it a test part is too small to say anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,16 @@ def make_table(name: str, batches: Iterator[pa.RecordBatch], settings: EncoderSe
     """From valid rows of the outcome schema; InputError where they hold no text or nothing to choose by."""
     texts: dict[str, str] = {}
     encoder = prepare_encoder(settings)
-    data = build_dataset(_remember(batches, texts), encoder)
-    if not texts:
-        raise InputError(f"{name}: the benchmark needs the text of the prompts; this table holds none")
+    data = build_dataset(_remember(name, batches, texts), encoder)
     ordered = tuple(texts[key] for key in data.prompts.prompt_id.tolist())
     success, _ = data.cells(data.rows.success)
     cost, _ = data.cells(data.rows.cost_usd)
+    shared = (~np.isnan(success)).sum(axis=1) > 1
+    if shared.sum() < _FEWEST_SHARED:
+        raise InputError(
+            f"{name}: {int(shared.sum())} prompts have answers of several models, the benchmark needs "
+            f"{_FEWEST_SHARED}: answers of several models to the same prompts (with one per prompt, see `evaluate`)"
+        )
     counts_calls = bool(np.isnan(cost).all())
     if counts_calls:
         if len(data.models) != 2:
@@ -100,19 +109,20 @@ def split_parts(table: Table, settings: SplitSettings) -> Parts:
 
 def text_column(path: Path, wanted: Sequence[str]) -> str:
     """The first of the columns that a Parquet file holds; the last of them where that cannot be known."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        held = pq.read_schema(path).names
-        return next((name for name in wanted if name in held), wanted[-1])
-    return wanted[-1]
+    held: list[str] = []
+    with suppress(pa.ArrowException, OSError):  # reading the table reports what is wrong with the file
+        held = pq.read_schema(path).names if path.suffix == ".parquet" else held
+    return next((name for name in wanted if name in held), wanted[-1])
 
 
-def _remember(batches: Iterator[pa.RecordBatch], texts: dict[str, str]) -> Iterator[pa.RecordBatch]:
+def _remember(name: str, batches: Iterator[pa.RecordBatch], texts: dict[str, str]) -> Iterator[pa.RecordBatch]:
     """Pass the batches on, keeping each prompt's text by its id."""
     for batch in batches:
         for prompt, messages in zip(*(batch.column(c).to_pylist() for c in ("prompt", "messages")), strict=True):
             text = prompt if prompt is not None or messages is None else messages_text(messages)
-            if text is not None:
-                texts[prompt_id_of(text)] = text
+            if text is None:
+                raise InputError(
+                    f"{name}: the benchmark needs the text of the prompts, since baselines read it; a row has none"
+                )
+            texts[prompt_id_of(text)] = text
         yield batch
