@@ -97,12 +97,23 @@ class Policy:
 
     # -- prices ---------------------------------------------------------------------------------
 
-    def price(self, estimates: Estimates, requests: Sequence[Request] | None = None) -> Float64Array:
-        """Expected cost of each call in US dollars, [n, o]; NaN where tokens are needed and not known."""
+    def price(
+        self,
+        estimates: Estimates,
+        requests: Sequence[Request] | None = None,
+        *,
+        cached: Float64Array | None = None,
+    ) -> Float64Array:
+        """Expected cost of each call in US dollars, [n, o]; NaN where tokens are needed and not known.
+
+        `cached`, [n, m], is the part of the input that each model's provider held, where a log tells it
+        and not a request; NaN counts as nothing.
+        """
         inputs = estimates.input_tokens.take(self.column, axis=1).astype(np.float64)
         outputs = estimates.output_tokens.take(self.column, axis=1).astype(np.float64)
         per_input, per_cached, per_output = self._prices
-        cached: Float64Array | None = None
+        if cached is not None:
+            cached = np.nan_to_num(cached).take(self.column, axis=1)
         if requests is not None:
             for i, request in enumerate(requests):
                 if request.constraints.max_output_tokens is not None:

@@ -289,6 +289,7 @@ def _token_world(n: int = 1500, m: int = 4, seed: int = 0, *, partial: bool = Fa
         success=(rng.random(r) < truth[prompt, model]).astype(np.float64),
         cost_usd=0.001 * 4.0**model,
         input_tokens=lengths[prompt] * 1.2,
+        cached_input_tokens=unknown,
         output_tokens=output if tokens else unknown,
         latency_ms=output * 7 if tokens else unknown,
         propensity=propensity,

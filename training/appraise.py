@@ -16,7 +16,7 @@ from router_ml.errors import InputError
 from router_ml.text import Int64Array, Tokenizer
 from router_ml.types import Float32Array
 from training.dataset import Dataset, build_dataset
-from training.evaluate import Held, Judgement, SegmentMeans, evaluate
+from training.evaluate import Judgement, SegmentMeans, evaluate, held_of
 from training.export import estimates_of
 from training.outcomes import ReadReport, read_outcomes
 from training.split import TEST, SplitSettings, assign_split
@@ -78,14 +78,8 @@ def appraise(
     index = data.prompts_with_rows()
     pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
     estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
-    r = data.rows
-    success, cost, tokens, latency = (
-        data.cells(values)[0][index] for values in (r.success, r.cost_usd, r.output_tokens, r.latency_ms)
-    )
-    held = Held(success, cost, data.prompts.segment[index], tokens, latency)
-    judgement = evaluate(
-        catalog or opened.catalog, manifest.models, opened.points, estimates, held, _baseline(manifest.baseline)
-    )
+    used, baseline = catalog or opened.catalog, _baseline(manifest.baseline)
+    judgement = evaluate(used, manifest.models, opened.points, estimates, held_of(data, index), baseline)
     if strange:
         note = f"in the logs but unknown to the version, so left out: {', '.join(strange)}"
         judgement = replace(judgement, report=judgement.report.with_note(note))

@@ -25,7 +25,15 @@ from training.conversation import messages_text
 from training.outcomes import prompt_id_of
 from training.progress import watched_rows
 
-_ROW_COLUMNS = ("success", "cost_usd", "input_tokens", "output_tokens", "latency_ms", "propensity")
+_ROW_COLUMNS = (
+    "success",
+    "cost_usd",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "latency_ms",
+    "propensity",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Rows:
     success: Float64Array
     cost_usd: Float64Array
     input_tokens: Float64Array
+    cached_input_tokens: Float64Array
     output_tokens: Float64Array
     latency_ms: Float64Array
     propensity: Float64Array

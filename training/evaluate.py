@@ -14,6 +14,7 @@ from router_ml.operating_points import DEFAULT_CONFIDENCE, OperatingPoints
 from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array, Rule
 from training import metrics
+from training.dataset import Dataset
 from training.intervals import Interval, Weights, bootstrap
 from training.magnitude_report import MagnitudeReport, report_magnitude
 from training.metrics import SweepPoints
@@ -38,6 +39,15 @@ class Held:
     output_tokens: Float64Array | None = None
     """[n, m]; None: not logged."""
     latency_ms: Float64Array | None = None
+    cached_input_tokens: Float64Array | None = None
+
+
+def held_of(data: Dataset, index: NDArray[np.int64]) -> Held:
+    """Outcomes of the prompts `index`."""
+    rows, segment = data.rows, data.prompts.segment[index]
+    columns = (rows.success, rows.cost_usd, rows.output_tokens, rows.latency_ms, rows.cached_input_tokens)
+    success, cost_usd, *others = (data.cells(values)[0][index] for values in columns)
+    return Held(success, cost_usd, segment, *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +225,8 @@ def _magnitudes(
 ) -> tuple[MagnitudeReport, ...]:
     expected = {
         "output_tokens": estimates.output_tokens.astype(np.float64),
-        "cost_usd": policy.cheapest(policy.price(estimates)),
+        # What the provider's cache held is known before the call, and a request may say it.
+        "cost_usd": policy.cheapest(policy.price(estimates, cached=held.cached_input_tokens)),
         "latency_ms": estimates.latency_ms.astype(np.float64),
     }
     found = []
@@ -312,7 +323,7 @@ def _costs(
         notes.append(
             f"{int(counted.sum()):,} outcomes have no logged cost ({shown}); the catalog's expected price stands in"
         )
-    return np.where(missing, policy.cheapest(policy.price(estimates)), held.cost_usd)
+    return np.where(missing, policy.cheapest(policy.price(estimates, cached=held.cached_input_tokens)), held.cost_usd)
 
 
 def _figures(

@@ -28,7 +28,7 @@ from router_ml.types import Estimates, Rule
 from training.dataset import Dataset, build_dataset
 from training.derived_prices import catalog_from_logs
 from training.encoder import Encoder, EncoderSettings, prepare_encoder
-from training.evaluate import Held, Judgement, SegmentMeans, evaluate, segment_means
+from training.evaluate import Judgement, SegmentMeans, evaluate, held_of, segment_means
 from training.evidence import gather_evidence, propensity_floor
 from training.export import ParityReport, check_parity, estimates_of, write_bundle
 from training.fit import FitSettings
@@ -144,7 +144,7 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     parity = check_parity(parts, data, held_index[:: -(-len(held_index) // _PARITY_PROMPTS)])
     estimates = estimates_of(session, data, held_index, parts.pad_id, ratio)
     baseline = _baseline(data.where(split_part == FIT))
-    held = _held(test, held_index)
+    held = held_of(test, held_index)
     judgement = evaluate(catalog, data.models, points, estimates, held, baseline)
     manifest = _manifest(data, split_part, catalog, parts, points, ratio, baseline, encoder, settings, split, verdict)
     return Trained(
@@ -296,13 +296,6 @@ def _baseline(data: Dataset) -> SegmentMeans:
         segment_means(success, count, data.prompts.segment, len(data.segments)),
         *(data.model_means(values) for values in (data.rows.cost_usd, data.rows.output_tokens, data.rows.latency_ms)),
     )
-
-
-def _held(data: Dataset, index: NDArray[np.int64]) -> Held:
-    rows = data.rows
-    columns = (rows.success, rows.cost_usd, rows.output_tokens, rows.latency_ms)
-    success, *magnitudes = (data.cells(values)[0][index] for values in columns)
-    return Held(success, magnitudes[0], data.prompts.segment[index], *magnitudes[1:])
 
 
 def _manifest(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router_ml.catalog import Catalog
+from router_ml.catalog import Catalog, Model, Offer
 from router_ml.operating_points import OperatingPoints
 from router_ml.types import Estimates
 from training.evaluate import EvaluationReport, Held, SegmentMeans, evaluate, segment_means
@@ -147,6 +147,7 @@ def test_expected_tokens_and_cost_are_judged_where_they_were_logged() -> None:
     success, cost = table()
     rng = np.random.default_rng(5)
     tokens = rng.gamma(4.0, 25.0, success.shape)
+    cost *= rng.permuted(np.tile([0.5, 1.5], 100)[:, None].repeat(2, axis=1), axis=0)
     held = Held(success, cost, np.ones(200, dtype=np.int64), output_tokens=tokens)
     baseline = SegmentMeans(np.ones((2, 2)), np.array(list(COSTS.values())), output_tokens=np.array([100.0, 100.0]))
     expected = replace(estimates(success), output_tokens=np.full(success.shape, 50, dtype=np.float32))
@@ -159,3 +160,23 @@ def test_expected_tokens_and_cost_are_judged_where_they_were_logged() -> None:
     assert any(
         line.startswith("expected output tokens: ") and line.endswith("worse") for line in evaluation_lines(report)
     )
+
+
+def test_expected_cost_counts_the_prefix_that_the_log_says_was_cached() -> None:
+    success, _ = table()
+    rng = np.random.default_rng(6)
+    inputs = rng.uniform(1000.0, 4000.0, success.shape)
+    prices = {"input_usd_per_mtok": 1.0, "cached_input_usd_per_mtok": 0.1, "output_usd_per_mtok": 1.0}
+    offers = tuple(Offer(name, name, **prices) for name in MODELS)
+    paid = (inputs - 800 + 800 * 0.1 + 10) * 1e-6
+    held = Held(success, paid, np.ones(200, dtype=np.int64), cached_input_tokens=np.full(success.shape, 800.0))
+    expected = replace(
+        estimates(success),
+        input_tokens=inputs.astype(np.float32),
+        output_tokens=np.full(success.shape, 10, dtype=np.float32),
+    )
+    catalog = Catalog(tuple(Model(name) for name in MODELS), offers)
+    baseline = SegmentMeans(np.ones((2, 2)), paid.mean(axis=0))
+    (cost,) = evaluate(catalog, MODELS, POINTS, expected, held, baseline).report.magnitudes
+    assert cost.quantity == "cost_usd"
+    assert cost.ratio.estimate == pytest.approx(1, rel=1e-6)

@@ -72,6 +72,14 @@ def test_cached_tokens_cost_their_own_price_at_the_offer_that_holds_them() -> No
     np.testing.assert_allclose(cost, [[200 * 1e-6 + 800 * 0.1e-6 + 500 * 4e-6, 0.03]], rtol=1e-12)
 
 
+def test_cached_tokens_that_a_log_tells_by_model_are_priced_as_those_that_a_request_tells() -> None:
+    cached = dataclasses.replace(SMALL, cached_input_usd_per_mtok=0.1)
+    logged = np.array([[800.0, np.nan]])
+    told = Request(text="hi", cached_input_tokens={"small": 800})
+    rules = policy(cached, LARGE)
+    np.testing.assert_array_equal(rules.price(estimates(), cached=logged), rules.price(estimates(), [told]))
+
+
 def test_more_cached_tokens_than_input_are_counted_as_the_input() -> None:
     cached = dataclasses.replace(SMALL, cached_input_usd_per_mtok=0.0)
     request = Request(text="hi", cached_input_tokens={"small": 5000})

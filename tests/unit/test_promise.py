@@ -229,7 +229,7 @@ def logged(some: World, rng: np.random.Generator) -> tuple[Dataset, float]:
         segment=np.zeros(n, np.int64),
     )
     propensity = chance[np.arange(n), model]
-    numbers = success, unknown, unknown, unknown, unknown, propensity
+    numbers = success, unknown, unknown, unknown, unknown, unknown, propensity
     rows = Rows(np.arange(n), model, *numbers, np.full(n, -1), np.full(n, ""))
     return Dataset(prompts, rows, tuple(PRICES), (), ""), 0.1
 
