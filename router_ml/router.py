@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from router_ml import bundle as bundles
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
-from router_ml.errors import RequestError, RouterMlError
+from router_ml.errors import NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.features import Features, no_text_side, side_features, side_matrix
 from router_ml.heads import estimate
-from router_ml.policy import REJECTIONS, Choices, Policy
+from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
+from router_ml.request_policy import RequestPolicy
 from router_ml.text import prompt_text
 from router_ml.types import Candidate, Decision, Description, Estimates, Message, Request
 
@@ -35,6 +36,7 @@ class Router:
     def __init__(self, bundle: Bundle, *, catalog: Catalog | None = None) -> None:
         self.bundle = bundle
         self.policy = Policy(catalog or bundle.catalog, bundle.manifest.models, bundle.points)
+        self._of_request = RequestPolicy(self.policy)
         self._catalog_as_of = (catalog or bundle.catalog).as_of
         self._segment_index = {name: k + 1 for k, name in enumerate(bundle.manifest.segments)}
         self._ratio = np.array(bundle.manifest.input_token_ratio, dtype=np.float32)
@@ -115,13 +117,11 @@ class Router:
                 results[i] = error
         chosen = [requests[i] for i in good]
         if chosen:
-            estimates = self.estimate(chosen)
-            choices = self.policy.choose(estimates, chosen)
-            for row, i in enumerate(good):
-                if choices.n_eligible[row]:
-                    results[i] = self._decision(requests[i], estimates, choices, row)
-                else:
-                    results[i] = self.policy.explain_none(choices, row)
+            for i, row in zip(good, _rows(self.estimate(chosen)), strict=True):
+                try:
+                    results[i] = self._decision(requests[i], *row)
+                except NoEligibleOfferError as error:
+                    results[i] = error
         return [result for result in results if result is not None]
 
     def estimate(self, requests: Sequence[Request]) -> Estimates:
@@ -172,11 +172,8 @@ class Router:
 
     def _decide(self, request: Request) -> Decision:
         self._check_fits(request)
-        estimates = self._estimate((request,))
-        choices = self.policy.choose(estimates, (request,))
-        if not choices.n_eligible[0]:
-            raise self.policy.explain_none(choices, 0)
-        return self._decision(request, estimates, choices, 0)
+        ((p_success, output_tokens, latency_ms, input_tokens),) = _rows(self._estimate((request,)))
+        return self._decision(request, p_success, output_tokens, latency_ms, input_tokens)
 
     def _estimate(self, requests: Sequence[Request]) -> Estimates:
         estimates = estimate(self.bundle.session, self._features(requests), self._ratio)
@@ -230,26 +227,35 @@ class Router:
         ids = rows[0][None] if n == 1 and rows[0].size else tokenizer.pad(rows)
         return Features(ids, embedding, side, segment, n_tokens)
 
-    def _decision(self, request: Request, estimates: Estimates, choices: Choices, row: int) -> Decision:
-        p, cost = estimates.p_success[row].tolist(), _known(choices.cost_usd[row])
-        output, latency = _known(estimates.output_tokens[row]), _known(estimates.latency_ms[row])
-        rejected = choices.rejected[row].tolist()
+    def _decision(
+        self,
+        request: Request,
+        p_success: list[float],
+        output_tokens: list[float],
+        latency_ms: list[float],
+        input_tokens: list[float],
+    ) -> Decision:
+        """The decision by the estimates, each [m]; NoEligibleOfferError where there is none."""
+        choice = self._of_request.choose(request, p_success, output_tokens, input_tokens)
+        if not choice.order:
+            raise self._of_request.no_offer(choice)
+        output, latency, cost = _known(output_tokens), _known(latency_ms), _known(choice.cost_usd)
         candidates = tuple(
             [
-                Candidate(name, model, p[j], output[j], cost[k], latency[j], REJECTIONS[rejected[k]])
-                for k, (name, model, j) in enumerate(self._offers)
+                Candidate(name, model, p_success[j], output[j], usd, latency[j], why)
+                for (name, model, j), usd, why in zip(self._offers, cost, choice.rejected, strict=True)
             ]
         )
-        order = choices.order[row, : choices.n_eligible[row]].tolist()
-        name, model, _ = self._offers[order[0]]
+        first, *others = choice.order
+        name, model, _ = self._offers[first]
         target = request.quality_target or self.bundle.points.default_target
         return Decision(
             decision_id=time_ordered_id(),
             offer=name,
             model=model,
-            fallbacks=tuple(self._offers[k][0] for k in order[1:]),
+            fallbacks=tuple([self._offers[k][0] for k in others]),
             candidates=candidates,
-            reasons=choices.reasons[row],
+            reasons=choice.reasons,
             propensity=1.0,  # without exploration the policy is deterministic
             quality_target=None if request.min_success_probability is not None else target,
             version=self.bundle.manifest.version,
@@ -267,9 +273,15 @@ def time_ordered_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _known(values: NDArray[np.floating]) -> list[float | None]:
-    """Plain numbers, None where unknown (NaN, which differs from itself)."""
-    return [None if value != value else value for value in values.tolist()]
+def _rows(estimates: Estimates) -> Iterator[tuple[list[float], list[float], list[float], list[float]]]:
+    """Per request its success probabilities, output tokens, latencies and input tokens, plain numbers, each [m]."""
+    parts = (estimates.p_success, estimates.output_tokens, estimates.latency_ms, estimates.input_tokens)
+    return zip(*(part.tolist() for part in parts), strict=True)
+
+
+def _known(values: list[float]) -> list[float | None]:
+    """None where unknown (NaN, which differs from itself)."""
+    return [None if value != value else value for value in values]
 
 
 def _text(request: Request) -> str:

@@ -268,7 +268,7 @@ def _comparison(
     policy, promising = Policy(sold, models, points.plug_in()), Policy(sold, models, points.promised())
     part = estimates.take(rows)
     expected = policy.price(part)
-    served = np.asarray((policy.reject(part, expected) == 0).any(axis=1))
+    served = np.asarray(policy.eligible(part, expected).any(axis=1))
     if not served.all():
         notes.append(f"{int((~served).sum())} prompts fit no offer's limits and are left out")
         rows, part, expected = rows[served], part.take(served), expected[served]

@@ -287,7 +287,7 @@ def _operating_points(
 
 def _served(policy: Policy, estimates: Estimates) -> NDArray[np.bool_]:
     """[n], prompts that some offer can serve."""
-    return np.asarray((policy.reject(estimates, policy.price(estimates)) == 0).any(axis=1))
+    return np.asarray(policy.eligible(estimates, policy.price(estimates)).any(axis=1))
 
 
 def _baseline(data: Dataset) -> SegmentMeans:

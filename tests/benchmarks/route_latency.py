@@ -21,7 +21,7 @@ import numpy as np
 
 from router_ml.heads import OUTPUTS
 from router_ml.request import make_request
-from router_ml.router import Router
+from router_ml.router import Router, _rows
 
 WORDS = """
 the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
@@ -95,13 +95,14 @@ def timed_parts(router: Router, text: str) -> list[float]:
     marks.append(clock())
     estimates = router._estimate((request,))
     marks.append(clock())
-    choices = router.policy.choose(estimates, (request,))
+    ((p_success, output_tokens, latency_ms, input_tokens),) = _rows(estimates)
+    router._of_request.choose(request, p_success, output_tokens, input_tokens)
     marks.append(clock())
-    router._decision(request, estimates, choices, 0)
+    router._decision(request, p_success, output_tokens, latency_ms, input_tokens)
     marks.append(clock())
     spans = np.diff(marks) / 1e3
-    request_us, tokenizer, features_us, graph, _, policy, decision = spans.tolist()
-    return [request_us, tokenizer, features_us - tokenizer, graph, policy, decision]
+    request_us, tokenizer, features_us, graph, _, policy, both = spans.tolist()
+    return [request_us, tokenizer, features_us - tokenizer, graph, policy, both - policy]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from router_ml.catalog import Catalog, Model, Offer
 from router_ml.operating_points import OperatingPoints
-from router_ml.policy import REJECTIONS, Choices, Policy
+from router_ml.policy import Choices, Policy
+from router_ml.request_policy import Choice, RequestPolicy
 from router_ml.types import Constraints, Estimates, Reason, Rejection, Request, Rule
 
 REGIONS = ("us", "eu", "uk")
@@ -124,8 +125,13 @@ class Case:
         """[n, o] success probability of each offer."""
         return self.estimates.p_success[:, self.policy.column].astype(np.float64)
 
-    def choose(self) -> Choices:
-        return self.policy.choose(self.estimates, self.requests)
+    def choose(self) -> list[Choice]:
+        """One by one, as they would be asked."""
+        return [self.choose_one(i, request) for i, request in enumerate(self.requests)]
+
+    def choose_one(self, i: int, request: Request) -> Choice:
+        rows = (self.estimates.p_success, self.estimates.output_tokens, self.estimates.input_tokens)
+        return RequestPolicy(self.policy).choose(request, *(values[i].tolist() for values in rows))
 
 
 @st.composite
@@ -136,21 +142,14 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(catalog, policy, draw(estimates_of(len(asked), len(catalog.models))), asked)
 
 
-def names(case: Case, choices: Choices, i: int = 0) -> list[str]:
-    """Names of the eligible offers of row i, chosen first."""
-    return [case.policy.offers[k].name for k in choices.order[i, : choices.n_eligible[i]]]
+def names(case: Case, choice: Choice) -> list[str]:
+    """Names of the eligible offers, chosen first."""
+    return [case.policy.offers[k].name for k in choice.order]
 
 
-def row(given: Estimates, i: int) -> Estimates:
-    return Estimates(*(getattr(given, field.name)[i : i + 1] for field in dataclasses.fields(given)))
-
-
-def check_row_equals(batch: Choices, i: int, single: Choices, j: int = 0) -> None:
-    assert batch.n_eligible[i] == single.n_eligible[j]
-    np.testing.assert_array_equal(batch.order[i], single.order[j])
-    np.testing.assert_array_equal(batch.cost_usd[i], single.cost_usd[j])
-    np.testing.assert_array_equal(batch.rejected[i], single.rejected[j])
-    assert batch.reasons[i] == single.reasons[j]
+def check_same(one: Choice, other: Choice) -> None:
+    np.testing.assert_array_equal(one.cost_usd, other.cost_usd)
+    assert (one.order, one.rejected, one.reasons) == (other.order, other.rejected, other.reasons)
 
 
 def chosen_cost(choices: Choices) -> Any:
@@ -159,47 +158,46 @@ def chosen_cost(choices: Choices) -> Any:
     return np.where(picked < 0, np.nan, choices.cost_usd[np.arange(len(picked)), picked])
 
 
-# -- a batch is its rows ----------------------------------------------------------------------------
+# -- one and many -----------------------------------------------------------------------------------
 
 
-@laws
-@given(cases())
-def test_a_batch_decides_as_its_requests_one_by_one(case: Case) -> None:
-    batch = case.choose()
-    for i, request in enumerate(case.requests):
-        check_row_equals(batch, i, case.policy.choose(row(case.estimates, i), [request]))
-
-
-@laws
-@given(cases(), st.randoms(use_true_random=False))
-def test_the_order_of_a_batch_does_not_matter(case: Case, random: Any) -> None:
-    batch, moved = case.choose(), list(range(len(case.requests)))
-    random.shuffle(moved)
-    shuffled = Estimates(*(getattr(case.estimates, field.name)[moved] for field in dataclasses.fields(Estimates)))
-    again = case.policy.choose(shuffled, [case.requests[i] for i in moved])
-    for new, old in enumerate(moved):
-        check_row_equals(batch, old, again, new)
-
-
-@laws
+@settings(max_examples=500, deadline=None)
 @given(cases(), st.sampled_from((0.5, 0.75, 0.9, 1.0)))
-def test_requests_that_ask_for_nothing_decide_as_no_requests(case: Case, target: float) -> None:
-    n = len(case.requests)
-    plain = case.policy.choose(case.estimates, quality_target=target)
-    asked = case.policy.choose(case.estimates, [Request(text="hi")] * n, quality_target=target)
-    for i in range(n):
-        check_row_equals(plain, i, asked, i)
+def test_requests_that_ask_for_nothing_are_chosen_for_as_many_prompts_at_once(case: Case, target: float) -> None:
+    many = case.policy.choose(case.estimates, quality_target=target)
+    for i in range(len(case.requests)):
+        one = case.choose_one(i, Request(text="hi", quality_target=target))
+        assert one.order == many.order[i, : many.n_eligible[i]].tolist()
+        np.testing.assert_array_equal(one.cost_usd, many.cost_usd[i])
+
+
+@settings(max_examples=500, deadline=None)
+@given(cases(), shares)
+def test_a_level_of_the_request_chooses_as_that_level_for_many_prompts_at_once(case: Case, level: float) -> None:
+    many = case.policy.choose_at(case.estimates, Rule.THRESHOLD, level)
+    for i in range(len(case.requests)):
+        one = case.choose_one(i, Request(text="hi", min_success_probability=level))
+        assert one.order == many.order[i, : many.n_eligible[i]].tolist()
 
 
 @laws
 @given(cases())
-def test_deciding_changes_neither_the_estimates_nor_the_next_decision(case: Case) -> None:
-    before = [getattr(case.estimates, field.name).copy() for field in dataclasses.fields(Estimates)]
-    first, second = case.choose(), case.choose()
+def test_cached_tokens_of_a_log_are_priced_as_those_of_requests(case: Case) -> None:
+    of_model = np.full((len(case.requests), len(case.policy.models)), 100.0)
+    many = case.policy.price(case.estimates, cached=of_model)
+    told = {offer.name: 100 for offer in case.policy.offers}
     for i in range(len(case.requests)):
-        check_row_equals(first, i, second, i)
-    for field, kept in zip(dataclasses.fields(Estimates), before, strict=True):
-        np.testing.assert_array_equal(getattr(case.estimates, field.name), kept)
+        one = case.choose_one(i, Request(text="hi", cached_input_tokens=told))
+        np.testing.assert_array_equal(one.cost_usd, many[i])
+
+
+@laws
+@given(cases())
+def test_deciding_does_not_change_the_next_decision(case: Case) -> None:
+    of = RequestPolicy(case.policy)
+    rows = (case.estimates.p_success, case.estimates.output_tokens, case.estimates.input_tokens)
+    for fresh, i in zip(case.choose() * 2, [*range(len(case.requests))] * 2, strict=True):
+        check_same(of.choose(case.requests[i], *(values[i].tolist() for values in rows)), fresh)
 
 
 # -- hard constraints -------------------------------------------------------------------------------
@@ -231,20 +229,18 @@ def keeps(case: Case, i: int, k: int, cost: float) -> bool:
 def test_chosen_and_fallbacks_are_exactly_the_offers_that_keep_every_constraint(case: Case) -> None:
     choices, n_offers = case.choose(), len(case.policy.offers)
     for i in range(len(case.requests)):
-        kept = {k for k in range(n_offers) if keeps(case, i, k, choices.cost_usd[i, k])}
-        assert set(choices.order[i, : choices.n_eligible[i]].tolist()) == kept
-        assert sorted(choices.order[i].tolist()) == list(range(n_offers))
-        assert int(choices.chosen[i]) == (choices.order[i, 0] if kept else -1)
-        assert (Reason.ONLY_ELIGIBLE in choices.reasons[i]) == (len(kept) == 1)
-        assert {k for k in range(n_offers) if REJECTIONS[choices.rejected[i, k]] is None} == kept
+        kept = [k for k in range(n_offers) if keeps(case, i, k, choices[i].cost_usd[k])]
+        assert sorted(choices[i].order) == kept
+        assert (Reason.ONLY_ELIGIBLE in choices[i].reasons) == (len(kept) == 1)
+        assert [k for k in range(n_offers) if choices[i].rejected[k] is None] == kept
 
 
 @laws
 @given(cases())
 def test_a_request_that_no_offer_may_serve_gets_a_reason_for_each(case: Case) -> None:
-    choices = case.choose()
-    for i in np.flatnonzero(choices.n_eligible == 0):
-        rejected = case.policy.explain_none(choices, int(i)).rejected
+    for choice in case.choose():
+        assume(not choice.order)
+        rejected = RequestPolicy(case.policy).no_offer(choice).rejected
         assert list(rejected) == [offer.name for offer in case.catalog.offers]
         assert set(rejected.values()) <= {str(rejection) for rejection in Rejection}
 
@@ -252,7 +248,7 @@ def test_a_request_that_no_offer_may_serve_gets_a_reason_for_each(case: Case) ->
 @laws
 @given(cases())
 def test_costs_are_never_negative_and_unknown_exactly_where_tokens_are(case: Case) -> None:
-    cost = case.policy.price(case.estimates, case.requests)
+    cost = np.array([choice.cost_usd for choice in case.choose()])
     unknown = np.isnan(case.estimates.input_tokens + case.estimates.output_tokens)[:, case.policy.column]
     by_token = np.array([offer.input_usd_per_mtok is not None for offer in case.policy.offers])
     np.testing.assert_array_equal(np.isnan(cost), unknown & by_token)
@@ -291,7 +287,8 @@ def test_the_threshold_rule_orders_the_clearing_by_cost_and_the_others_by_succes
         keys = [(False, cost[k], -p[k], k) if p[k] >= level else (True, -p[k], cost[k], k) for k in ranked]
         assert keys == sorted(keys)
         clears = any(p[k] >= level for k in ranked)
-        assert choices.reasons[i][0] is (Reason.CHEAPEST_CLEARING if clears else Reason.NONE_CLEARS)
+        reasons = case.choose_one(i, Request(text="hi", min_success_probability=level)).reasons
+        assert reasons[0] is (Reason.CHEAPEST_CLEARING if clears else Reason.NONE_CLEARS)
 
 
 @laws
@@ -299,14 +296,14 @@ def test_the_threshold_rule_orders_the_clearing_by_cost_and_the_others_by_succes
 def test_removing_an_offer_that_was_not_chosen_leaves_the_choice_and_the_order_of_the_rest(
     case: Case, data: st.DataObject
 ) -> None:
-    before = names(case, case.choose())
+    before = names(case, case.choose()[0])
     others = [offer.name for offer in case.catalog.offers if offer.name not in before[:1]]
     assume(others and len(case.catalog.offers) > 1)
     gone = data.draw(st.sampled_from(others))
     offers = tuple(offer for offer in case.catalog.offers if offer.name != gone)
     catalog = dataclasses.replace(case.catalog, offers=offers)
     smaller = dataclasses.replace(case, catalog=catalog, policy=Policy(catalog, case.policy.models, case.policy.points))
-    assert names(smaller, smaller.choose()) == [name for name in before if name != gone]
+    assert names(smaller, smaller.choose()[0]) == [name for name in before if name != gone]
 
 
 @laws
@@ -325,6 +322,6 @@ def test_a_lower_price_never_costs_an_offer_its_place(case: Case, rule: Rule, le
 def test_a_catalog_that_went_through_plain_data_decides_the_same(case: Case) -> None:
     catalog = Catalog.from_dict(json.loads(json.dumps(case.catalog.to_dict())))
     points = OperatingPoints.from_dict(json.loads(json.dumps(case.policy.points.to_dict())))
-    first, again = case.choose(), Policy(catalog, case.policy.models, points).choose(case.estimates, case.requests)
-    for i in range(len(case.requests)):
-        check_row_equals(first, i, again, i)
+    again = dataclasses.replace(case, policy=Policy(catalog, case.policy.models, points))
+    for one, other in zip(case.choose(), again.choose(), strict=True):
+        check_same(one, other)

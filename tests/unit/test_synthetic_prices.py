@@ -6,7 +6,8 @@ import pytest
 from router_ml.catalog import Catalog, Model, Offer
 from router_ml.operating_points import OperatingPoints
 from router_ml.policy import Policy
-from router_ml.types import Estimates, Request
+from router_ml.request_policy import RequestPolicy
+from router_ml.types import Request
 from training.synthetic.prices import bill, cheapest_offers, default_catalog, reprice
 
 
@@ -62,16 +63,10 @@ def test_the_bill_and_the_router_agree_on_prices() -> None:
     offers = cheapest_offers(catalog)
     policy = Policy(catalog, catalog.model_names, OperatingPoints((0.97,), (0.0,), (0.5,), default_target=0.97))
     columns = [[offer.name for offer in policy.offers].index(offer.name) for offer in offers]
-    nothing = np.full((20, 8), np.nan, dtype=np.float32)
-    requests = [
-        Request(text="x", cached_input_tokens={offer.name: int(row[j]) for j, offer in enumerate(offers)})
-        for row in cached
-    ]
-    estimates = Estimates(
-        p_success=nothing,
-        output_tokens=outputs.astype(np.float32),
-        latency_ms=nothing,
-        input_tokens=inputs.astype(np.float32),
-    )
-    priced = policy.price(estimates, requests)[:, columns]
-    assert priced == pytest.approx(bill(offers, inputs, outputs, cached), rel=1e-12)
+    chooser = RequestPolicy(policy)
+    for input_row, output_row, cached_row in zip(inputs, outputs, cached, strict=True):
+        held = {offer.name: int(cached_row[j]) for j, offer in enumerate(offers)}
+        request = Request(text="x", cached_input_tokens=held)
+        cost = chooser.choose(request, [0.5] * 8, output_row.tolist(), input_row.tolist()).cost_usd
+        billed = bill(offers, input_row[None], output_row[None], cached_row[None])[0]
+        assert [cost[k] for k in columns] == pytest.approx(billed.tolist(), rel=1e-12)
