@@ -71,25 +71,9 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from router_ml.journal import Journal
-    from router_ml.router import Router
-    from router_ml.server import ServerSettings, serve
+    from router_ml import serve_command
 
-    router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
-    _warn_of_unjudged(router.policy.unjudged_offers)
-    journal = Journal(args.journal) if args.journal else None
-    try:
-        server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
-        about = router.describe()
-        line = (
-            f"router-ml serves version {about.version} (bundle {about.bundle_sha256[:12]}) on {server.address}; "
-            f"{len(about.offers)} offers of {len(about.models)} models; "
-            f"journal: {args.journal or 'none, so outcomes are refused'}"
-        )
-        server.run(ready=lambda: print(line, flush=True))
-    finally:
-        if journal:
-            journal.close()
+    serve_command.run(args, bundle_folder)
 
 
 def _route(args: argparse.Namespace) -> None:
@@ -226,7 +210,9 @@ def _add_ingest(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     parser = _add(commands, "train", _command("train"), "outcome tables to a registered version with its evaluation")
     parser.add_argument("logs", nargs="+", type=Path, help="Parquet, JSONL (also .gz) or CSV, files or folders")
-    parser.add_argument("--catalog", help="models, offers and prices (YAML or JSON); default: mean logged costs")
+    parser.add_argument(
+        "--catalog", help="models, offers and prices (YAML or JSON); default: derived from logged costs"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the bundle there too")
     parser.add_argument(
         "--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on"
@@ -319,10 +305,9 @@ def _add_benchmark(commands: Any) -> None:
 
 def _add_serve(commands: Any) -> None:
     parser = _add(commands, "serve", _serve, "the gRPC service")
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
-    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
-    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
-    parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+    from router_ml.serve_options import add_serve_options
+
+    add_serve_options(parser, _BUNDLE)
 
 
 def _add_route(commands: Any) -> None:

@@ -186,6 +186,7 @@ def description_from_proto(message: pb.DescribeResponse) -> Description:
         quality_targets=tuple(message.quality_targets),
         default_quality_target=message.default_quality_target,
         max_text_chars=message.max_text_chars,
+        refused=message.refused or None,
     )
 
 

@@ -36,12 +36,18 @@ class ServerSettings:
     """HOST:PORT; port 0 takes any free one. There is no encryption: beyond this machine, put a proxy before it."""
     threads: int = 8
     """Unary calls served at once; further ones wait."""
+    max_waiting: int = 64
+    """Calls that may wait; one more is refused with RESOURCE_EXHAUSTED at once, rather than answered late."""
     max_streams: int = 16
     """RouteStream calls served at once, each with a thread of its own; further ones are refused."""
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """Longer request messages are refused."""
+    max_streams_per_connection: int = 100
+    """Calls in flight on one connection; the client's side holds back what is more, so that none takes all."""
     grace_s: float = 5.0
     """Seconds that calls in flight have to finish once the server is told to stop."""
+    share_port: bool = False
+    """Let other processes of this user listen on the same port; the kernel spreads connections over them."""
 
 
 class Server:
@@ -55,6 +61,7 @@ class Server:
         self._health = healths
         self._settings = settings
         self._port = port
+        self._refused: str | None = None
 
     @property
     def port(self) -> int:
@@ -73,6 +80,14 @@ class Server:
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving on %s", self.address)
+
+    def tell_refused(self, name: str | None) -> None:
+        """Let health checks of `version:NAME` say NOT_SERVING for a version that was refused; None: it is over."""
+        if self._refused is not None:
+            self._health.set(f"version:{self._refused}", health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        self._refused = name
+        if name is not None:
+            self._health.set(f"version:{name}", health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def stop(self, grace_s: float | None = None) -> None:
         """Report NOT_SERVING, take no new calls, let those in flight finish within the grace; returns when done.
@@ -118,8 +133,11 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
     healths = health.HealthServicer()
     server = grpc.server(
         ThreadPoolExecutor(settings.threads + settings.max_streams, thread_name_prefix="router-ml-rpc"),
+        maximum_concurrent_rpcs=settings.threads + settings.max_streams + settings.max_waiting,
         options=[
-            ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half the calls
+            # Unless asked for: a second server on the port would silently take half the calls.
+            ("grpc.so_reuseport", int(settings.share_port)),
+            ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
         ],
     )
@@ -128,11 +146,11 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    return Server(server, healths, settings, _bind(server, settings.listen))
+    return Server(server, healths, settings, _bind(server, settings))
 
 
 def _check_settings(settings: ServerSettings) -> None:
-    for name in ("threads", "max_streams", "max_message_bytes"):
+    for name in ("threads", "max_waiting", "max_streams", "max_message_bytes", "max_streams_per_connection"):
         value = getattr(settings, name)
         if not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` must be a whole number above 0; found {value!r}")
@@ -140,17 +158,37 @@ def _check_settings(settings: ServerSettings) -> None:
         raise InputError(f"`grace_s` must be 0 or more seconds; found {settings.grace_s!r}")
 
 
-def _bind(server: grpc.Server, listen: str) -> int:
+def reserve_port(listen: str) -> tuple[socket.socket, str]:
+    """Hold an address for servers that share its port: the socket to keep open, and the address with the real port.
+
+    InputError when the address is wrong or cannot be bound.
+    """
+    host, port = _parsed(listen)
+    _probe(host.strip("[]"), port, listen)
+    family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    held = socket.socket(family, kind)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(address)
+    return held, f"{host}:{held.getsockname()[1]}"
+
+
+def _bind(server: grpc.Server, settings: ServerSettings) -> int:
+    host, port = _parsed(settings.listen)
+    if not settings.share_port:
+        _probe(host.strip("[]"), port, settings.listen)
+    try:
+        return server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise InputError(f"cannot listen on {settings.listen} ({error})") from None
+
+
+def _parsed(listen: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(listen)
     if match is None or int(match["port"]) > 65535:
         raise InputError(
             f"`listen` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:50051; found {listen!r}"
         )
-    _probe(match["host"].strip("[]"), int(match["port"]), listen)
-    try:
-        return server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise InputError(f"cannot listen on {listen} ({error})") from None
+    return match["host"], int(match["port"])
 
 
 def _probe(host: str, port: int, listen: str) -> None:

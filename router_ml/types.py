@@ -201,3 +201,5 @@ class Description:
     default_quality_target: float
     max_text_chars: int
     """Longer prompts are cut in the middle to this many characters."""
+    refused: str | None = None
+    """Which later version the server refused, and why; None: none since the last one that was taken."""

@@ -70,9 +70,34 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith("router-ml 0.")
 
 
-@pytest.mark.parametrize("argv", [(), ("--nonsense",), ("fly",), ("route",), ("serve",), ("serve", "--model")])
+@pytest.mark.parametrize("argv", [(), ("--nonsense",), ("fly",), ("route",), ("serve", "--model")])
 def test_wrong_use_exits_2_and_shows_the_usage(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]) -> None:
     check_fails(capsys, 2, "usage: router-ml", *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "name what to serve: --model BUNDLE, --bundles DIR, or --follow"),
+        (("--model", "bundle", "--bundles", "dir"), "leave out --model"),
+        (("--bundles", "nowhere"), "nowhere/current: no version to serve; write the name of a bundle folder into it"),
+        (
+            ("--follow", "models:/router@champion", "--bundles", "nowhere"),
+            "no version to serve: `models:/router@champion`",
+        ),
+        (("--model", "bundle", "--workers", "0"), "expected a whole number above 0, or auto; found '0'"),
+    ],
+)
+def test_serve_says_what_it_needs(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    check_fails(capsys, 2, message, "serve", *argv)
 
 
 def test_help_of_serving_needs_no_training_package() -> None:

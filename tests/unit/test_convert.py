@@ -112,6 +112,7 @@ descriptions = st.builds(
     quality_targets=st.lists(shares, max_size=3).map(tuple),
     default_quality_target=shares,
     max_text_chars=tokens,
+    refused=st.none() | texts,
 )
 
 

@@ -1,0 +1,99 @@
+"""`router-ml serve`: one process or several, one version or those that a folder names."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from router_ml.bundle import policy_of
+from router_ml.catalog import Catalog
+from router_ml.errors import InputError
+from router_ml.rollout import Rollout
+from router_ml.server import ServerSettings
+from router_ml.supervisor import Supervisor
+from router_ml.versions import POINTER, current
+from router_ml.worker import Serving, ServingPlan
+
+_LOOK_SECONDS = 0.2
+_AGAIN_SECONDS = 5.0
+
+
+def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
+    """Serve until told to stop."""
+    folder, path = _what_to_serve(args, bundle_folder)
+    catalog = Catalog.load(args.catalog) if args.catalog else None
+    plan = ServingPlan(ServerSettings(listen=args.listen), catalog, args.journal)
+    line = _about(path, catalog, args)
+    if args.follow:
+        threading.Thread(target=_keep_following, args=(args.follow, folder), daemon=True).start()
+    if args.workers > 1:
+        supervisor = Supervisor(plan, path, args.workers, folder)
+        supervisor.run(ready=lambda: print(line.format(address=supervisor.address), flush=True))
+        return
+    generation = ctypes.c_ulong(0)
+    serving = Serving.open(plan, path, 0, generation)
+    try:
+        if folder:
+            rollout = Rollout(folder, path.name, generation, lambda: [serving])
+            threading.Thread(target=_keep_looking, args=(rollout,), name="router-ml-rollout", daemon=True).start()
+        serving.server.run(ready=lambda: print(line.format(address=serving.server.address), flush=True))
+    finally:
+        serving.close()
+
+
+def _what_to_serve(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> tuple[Path | None, Path]:
+    """The folder to watch, if any, and the bundle to begin with."""
+    if args.model:
+        if args.bundles:
+            raise InputError("--bundles goes with --follow or alone: it names the version itself; leave out --model")
+        return None, bundle_folder(args.model)
+    folder = args.bundles or (Path("bundles") if args.follow else None)
+    if folder is None:
+        raise InputError("name what to serve: --model BUNDLE, --bundles DIR, or --follow models:/router@champion")
+    found = ""
+    if args.follow and (name := current(folder)) is None:
+        look = subprocess.run([*_follower(args.follow, folder), "--once"], stderr=subprocess.PIPE, text=True)
+        found = f": {look.stderr.strip().splitlines()[-1]}" if look.returncode and look.stderr.strip() else ""
+    name = current(folder)
+    if name is None:
+        raise InputError(
+            f"{folder / POINTER}: no version to serve{found or '; write the name of a bundle folder into it'}"
+        )
+    return folder, folder / name
+
+
+def _about(path: Path, catalog: Catalog | None, args: argparse.Namespace) -> str:
+    """The line that says what is served, but for the address; warns of offers that are never chosen."""
+    manifest, digest, policy = policy_of(path, catalog)
+    if policy.unjudged_offers:
+        names = ", ".join(policy.unjudged_offers)
+        print(f"router-ml: never chosen, since the bundle cannot judge their models: {names}", file=sys.stderr)
+    workers = f"{args.workers} workers; " if args.workers > 1 else ""
+    return (
+        f"router-ml serves version {manifest.version} (bundle {digest[:12]}) on {{address}}; {workers}"
+        f"{len(policy.offers)} offers of {len(manifest.models)} models; "
+        f"journal: {args.journal or 'none, so outcomes are refused'}"
+    )
+
+
+def _keep_looking(rollout: Rollout) -> None:
+    pause = threading.Event()
+    while not pause.wait(_LOOK_SECONDS):
+        rollout.step()
+
+
+def _keep_following(reference: str, folder: Path) -> None:
+    """The follower is a process of its own, since MLflow is large and slow; it ends with this one."""
+    pause = threading.Event()
+    while True:
+        subprocess.run(_follower(reference, folder))
+        pause.wait(_AGAIN_SECONDS)
+
+
+def _follower(reference: str, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "training.follow", reference, str(folder)]

@@ -1,0 +1,40 @@
+"""The options of `router-ml serve`, apart from what runs it, so that the command line starts fast."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None:
+    """The options of `serve`."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", metavar="BUNDLE", help=bundle_help)
+    source.add_argument(
+        "--follow",
+        metavar="REFERENCE",
+        help="keep --bundles in step with an alias in MLflow, such as models:/router@champion, and serve it",
+    )
+    parser.add_argument(
+        "--bundles",
+        type=Path,
+        metavar="DIR",
+        help="folder of versions: its file `current` names the one to serve, and is looked at all the time; "
+        "default with --follow: bundles",
+    )
+    parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes; auto: one per core")
+    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
+    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
+    parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+
+
+def _workers(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        if (number := int(text)) >= 1:
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a whole number above 0, or auto; found {text!r}")
