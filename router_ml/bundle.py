@@ -97,6 +97,7 @@ class Bundle:
     format: int
     session: ort.InferenceSession
     tokenizer: Tokenizer | None
+    tokenizer_sha256: str | None
     catalog: Catalog
     points: OperatingPoints
 
@@ -111,20 +112,27 @@ def open_session(graph: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def load(path: str | Path) -> Bundle:
-    """Verify every hash, then open. BundleError says which file is missing, damaged or too new."""
+def load(path: str | Path, *, like: Bundle | None = None) -> Bundle:
+    """Verify every hash, then open. BundleError says which file is missing, damaged or too new.
+
+    A tokenizer equal to that of `like` is shared with it: making one holds up all threads for some 15 ms.
+    """
     path = Path(path)
     manifest, digest, parts = verify(path)
-    tokenizer = None
+    tokenizer = tokenizer_digest = None
     if manifest.tokenizer is not None:
         settings = TokenizerSettings.from_dict(manifest.tokenizer, source=str(path / MANIFEST))
-        tokenizer = Tokenizer(parts[TOKENIZER], settings)
+        tokenizer_digest = _digest(parts[TOKENIZER])
+        if like and like.tokenizer and (like.tokenizer_sha256, like.tokenizer.settings) == (tokenizer_digest, settings):
+            tokenizer = like.tokenizer
+        else:
+            tokenizer = Tokenizer(parts[TOKENIZER], settings)
     try:
         session = open_session(parts[GRAPH])
     except Exception as error:  # onnxruntime raises its own unrelated types
         raise BundleError(f"{path / GRAPH}: onnxruntime {ort.__version__} cannot open it ({error})") from None
     catalog, points = _catalog(path, parts), _points(path, manifest)
-    return Bundle(manifest, digest, FORMAT, session, tokenizer, catalog, points)
+    return Bundle(manifest, digest, FORMAT, session, tokenizer, tokenizer_digest, catalog, points)
 
 
 def policy_of(path: str | Path, catalog: Catalog | None = None) -> tuple[Manifest, str, Policy]:

@@ -67,7 +67,7 @@ class Versions:
     def prepare(self, generation: int, path: Path) -> str | None:
         """Open a version for a generation to come; why not, or None when it is ready."""
         try:
-            self._routers[generation] = open_version(path, self._catalog)
+            self._routers[generation] = open_version(path, self._catalog, self.router)
         except (RouterMlError, OSError) as error:
             return str(error)
         except Exception as error:  # whatever a damaged bundle provokes, the version in force stays

@@ -46,9 +46,12 @@ class Router:
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, catalog: Catalog | None = None) -> Router:
-        """Verify and open a bundle folder; BundleError says what is wrong with it."""
-        return cls(bundles.load(path), catalog=catalog)
+    def load(cls, path: str | Path, *, catalog: Catalog | None = None, like: Router | None = None) -> Router:
+        """Verify and open a bundle folder; BundleError says what is wrong with it.
+
+        What it has in common with `like`, the version that it is to follow, is shared and opens at once.
+        """
+        return cls(bundles.load(path, like=like.bundle if like else None), catalog=catalog)
 
     # -- one request ----------------------------------------------------------------------------
 

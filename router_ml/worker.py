@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -44,6 +45,8 @@ class Serving:
         """
         versions = Versions(open_version(path, plan.catalog), number, generation, plan.catalog)
         journal = Journal(plan.journal) if plan.journal else None
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be walked again and again
         try:
             return cls(versions, serve(versions, settings=plan.settings, journal=journal), journal)
         except BaseException:
