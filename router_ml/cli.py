@@ -123,6 +123,28 @@ def _route(args: argparse.Namespace) -> None:
     show(args, decision_dict(decision), decision_lines(decision))
 
 
+def _bench(args: argparse.Namespace) -> None:
+    from router_ml.bench.report import report_dict, report_lines
+    from router_ml.bench.run import BenchSettings, bench_bundle, bench_server
+
+    if args.serve_option and args.server:
+        raise InputError("--serve-option goes with --model; a running server has options of its own")
+    length = {"rounds": 1, "seconds": 0.2, "calls": 40} if args.quick else {}
+    asked = {name: getattr(args, name) for name in ("rounds", "seconds") if getattr(args, name) is not None}
+    settings = BenchSettings(
+        tokens=args.tokens,
+        clients=args.clients,
+        per_second=args.rate,
+        serve_options=tuple(args.serve_option or ()),
+        **(length | asked),
+    )
+    if args.server:
+        report = bench_server(args.server, settings, say)
+    else:
+        report = bench_bundle(bundle_folder(args.model), settings, say)
+    show(args, report_dict(report), report_lines(report))
+
+
 def _warn_of_unjudged(offers: Sequence[str]) -> None:
     if offers:
         print(
@@ -180,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_benchmark(commands)
     _add_serve(commands)
     _add_route(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -345,6 +368,29 @@ def _add_route(commands: Any) -> None:
         parser.add_argument(flag, action="append", metavar="NAME", help=f"{words}; may be repeated")
 
 
+def _add_bench(commands: Any) -> None:
+    parser = _add(commands, "bench", _bench, "speed of decisions, in process and over gRPC, beside floors and targets")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", metavar="BUNDLE", help=f"measure servers started for it, with {_BUNDLE}")
+    where.add_argument(
+        "--server", metavar="ADDRESS", help="measure a running server; it is loaded beyond what it can answer"
+    )
+    parser.add_argument("--tokens", type=_positive_int, default=128, metavar="N", help="of a prompt; default 128")
+    parser.add_argument("--clients", type=_positive_int, default=8, metavar="N", help="default 8")
+    parser.add_argument(
+        "--rate", type=_positive_int, default=1000, metavar="N", help="calls a second in the open loop; default 1000"
+    )
+    parser.add_argument("--rounds", type=_positive_int, metavar="N", help="default 5")
+    parser.add_argument("--seconds", type=_seconds, metavar="S", help="length of a round over gRPC; default 2")
+    parser.add_argument("--quick", action="store_true", help="one short round of everything: shows that it works")
+    parser.add_argument(
+        "--serve-option",
+        action="append",
+        metavar="OPTION",
+        help="further option for `serve`, e.g. --serve-option=--catalog=today.yaml; may be repeated",
+    )
+
+
 def _share(text: str) -> float:
     value = _number(text, float)
     if not 0 < value <= 1:
@@ -363,6 +409,13 @@ def _dollars(text: str) -> float:
     value = _number(text, float)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number of US dollars, 0 or more, found {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text, float)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, found {text}")
     return value
 
 
