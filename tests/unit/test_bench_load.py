@@ -79,6 +79,14 @@ def test_arrivals_do_not_wait_for_answers() -> None:
     assert len(found.latency_us) == found.n_sent
 
 
+def test_a_latency_counts_from_the_time_the_call_was_due() -> None:
+    with serving(lambda message, context: message) as address:
+        found = open_loop(Called(address, METHOD, [b"x"]), 2, 200, 0.3, time.monotonic() - 0.5, 7)
+    assert len(found.latency_us) == found.n_sent == len(arrivals(200, 0.3, 7))
+    assert found.latency_us.min() >= 0.2e6  # the last was due 0.2 s before the generator began
+    assert found.late_us is not None and found.late_us >= 0.2e6  # which it owns up to
+
+
 def test_arrivals_come_at_random_and_at_the_rate() -> None:
     due = np.array(arrivals(1000, 20.0, 1))
     gaps = np.diff(due)
