@@ -71,9 +71,11 @@ def test_arrivals_do_not_wait_for_answers() -> None:
 
     with serving(wait) as address, ThreadPoolExecutor() as pool:
         running = pool.submit(open_loop, Called(address, METHOD, [b"x"]), 1, 100, 0.2, soon(), 7)
-        for _ in range(8):  # as many as the server has threads, though it has answered none
-            assert asked.acquire(timeout=10)
-        gate.set()
+        try:
+            for _ in range(8):  # as many as the server has threads, though it has answered none
+                assert asked.acquire(timeout=10)
+        finally:
+            gate.set()
         found = running.result()
     assert found.n_sent == len(arrivals(100, 0.2, 7)) > 8
     assert len(found.latency_us) == found.n_sent
