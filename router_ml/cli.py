@@ -113,7 +113,7 @@ def _bench(args: argparse.Namespace) -> None:
 
     if args.serve_option and args.server:
         raise InputError("--serve-option goes with --model; a running server has options of its own")
-    length = {"rounds": 1, "seconds": 0.2, "calls": 40} if args.quick else {}
+    length = {"rounds": 1, "seconds": 0.1, "calls": 40} if args.quick else {}
     asked = {name: getattr(args, name) for name in ("rounds", "seconds") if getattr(args, name) is not None}
     settings = BenchSettings(
         tokens=args.tokens,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PERCENTS = (50, 90, 99, 99.9)
+_PER_MILLE = (500, 900, 990, 999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Latency:
     def of(cls, microseconds: Sequence[float] | NDArray[np.float64]) -> Latency:
         """Of one round: the least latency that so many of its calls, one at least, did not exceed."""
         ordered = np.sort(np.asarray(microseconds, dtype=np.float64))
-        return cls(*(float(ordered[math.ceil(percent / 100 * ordered.size) - 1]) for percent in _PERCENTS))
+        return cls(*(float(ordered[-(-ordered.size * share // 1000) - 1]) for share in _PER_MILLE))
 
     @classmethod
     def median(cls, rounds: Sequence[Latency]) -> Latency:

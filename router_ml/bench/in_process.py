@@ -21,6 +21,7 @@ from router_ml.text import Tokenizer
 _P50_US = {16: 60, 128: 100, 512: 200, 2048: 500}
 _P99_US = {128: 300}
 _ODD_P50_US = 400
+_WORDS: dict[Word, str] = {usual: "warm", never_seen: "never-seen words", beyond_ascii: "non-ASCII"}
 
 PARTS = ("request", "tokenizer", "features", "graph", "policy", "decision")
 
@@ -50,7 +51,6 @@ def _figure(router: Router, word: Word, n_tokens: int, rounds: int, calls: int) 
         router.route(text)
     for round_ in range(rounds):
         texts = prompts(tokenizer, word, n_tokens, calls, seed=round_)
-        feeds = [router._features((make_request(text),)).feed() for text in texts[: calls // 4]]
         # Words never seen would be known from one pass to the next, so each takes texts of its own.
         alone = prompts(tokenizer, word, n_tokens, max(1, calls // 4), seed=rounds + round_)
         gc.collect()
@@ -60,6 +60,7 @@ def _figure(router: Router, word: Word, n_tokens: int, rounds: int, calls: int) 
         whole.append(Latency.of(spans))
         per_second.append(calls / sum(spans) * 1e6)
         tokenizing.append(median(_timed(lambda text: tokenizer.tokens((text,)), alone)))
+        feeds = [router._features((make_request(text),)).feed() for text in alone]
         graph.append(median(_timed(lambda feed: run(OUTPUTS, feed), feeds)))
     latency = Latency.median(whole)
     return Figure(
@@ -71,9 +72,6 @@ def _figure(router: Router, word: Word, n_tokens: int, rounds: int, calls: int) 
         beside={"ort_run_us": median(graph), "tokenizing_us": median(tokenizing)},
         targets=_targets(latency, word, n_tokens),
     )
-
-
-_WORDS: dict[Word, str] = {usual: "warm", never_seen: "never-seen words", beyond_ascii: "non-ASCII"}
 
 
 def _targets(latency: Latency, word: Word, n_tokens: int) -> tuple[Target, ...]:

@@ -23,8 +23,8 @@ from router_ml.bench.figures import Latency
 from router_ml.bench.http2 import Connection
 from router_ml.errors import RouterUnavailable
 
-_SPIN_S = 2e-4
-"""A sleep may end so late; the generator has a core of its own and rather asks again and again."""
+_SPIN_S = 8e-5
+"""Linux ends a sleep up to so late, so for the last of it the generator rather asks again and again."""
 _DRAIN_S = 15.0
 """Longest wait for the answers to what was sent."""
 _OPTIONS = (("grpc.max_receive_message_length", -1),)
@@ -79,19 +79,25 @@ class Found:
         )
 
 
+def arrivals(per_second: float, seconds: float, seed: int) -> list[float]:
+    """When calls are due, seconds from the start: a Poisson process."""
+    draw, due, at = random.Random(seed), list[float](), 0.0
+    while (at := at + draw.expovariate(per_second)) < seconds:
+        due.append(at)
+    return due
+
+
 def open_loop(called: Called, clients: int, per_second: float, seconds: float, start: float, seed: int) -> Found:
     """Calls at random times, `per_second` on average, spread in turn over `clients` connections.
 
     `start` is a time of `time.monotonic`, so that several generators begin together.
     """
-    draw, due, at = random.Random(seed), [], 0.0
-    while (at := at + draw.expovariate(per_second)) < seconds:
-        due.append(start + at)
     load = _Load(called, clients)
     late: list[float] = []
     try:
         load.wait_until(start)
-        for n, when in enumerate(due):
+        for n, after in enumerate(arrivals(per_second, seconds, seed)):
+            when = start + after
             # Answers are taken even when late, or the generator would itself become the queue that it measures.
             load.receive(when - time.monotonic() - _SPIN_S)
             while (left := when - time.monotonic()) > 0:

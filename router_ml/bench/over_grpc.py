@@ -91,8 +91,8 @@ class _Rounds:
         } | ({"generator_late_p99_us": median(late)} if late else {})
 
 
-def greet(address: str, text: str) -> tuple[Description, int]:
-    """What a server has in force, and the bytes of its answer to a prompt.
+def greet(address: str, text: str) -> Description:
+    """What a server has in force, once it has decided a prompt.
 
     RouterUnavailable when nothing answers there, RouterMlError when what answers refuses the prompt.
     """
@@ -100,12 +100,12 @@ def greet(address: str, text: str) -> tuple[Description, int]:
         stub: Any = router_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]
         try:
             about = stub.Describe(pb.DescribeRequest(), timeout=_GREETING_S)
-            answer = stub.Route(pb.RouteRequest(text=text), timeout=_GREETING_S)
+            stub.Route(pb.RouteRequest(text=text), timeout=_GREETING_S)
         except grpc.RpcError as error:
             status, details = error.code(), error.details()
             kind = RouterUnavailable if status in _AWAY else RouterMlError
             raise kind(f"the router server at {address} cannot be measured ({status.name}: {details})") from None
-    return convert.description_from_proto(about), answer.ByteSize()
+    return convert.description_from_proto(about)
 
 
 def one_at_a_time(server: Measured, floor: Measured | None, load: Load) -> Figure:
@@ -168,19 +168,25 @@ def saturated(server: Measured, floor: Measured | None, load: Load) -> tuple[Fig
     )
 
 
-def streams(server: Measured, unary: Figure, load: Load) -> tuple[Figure, Figure]:
+def streams(server: Measured, floor: Measured | None, unary: Figure, load: Load) -> list[Figure]:
     """One stream, a message at a time and many under way; `unary` is the saturated figure to compare with."""
     messages = [pb.RouteStreamRequest(id="1", request={"text": text}).SerializeToString() for text in load.texts]
     called = Called(server.address, f"/{SERVICE_NAME}/RouteStream", messages)
-    calm = _rounds(server, load, lambda: load.generators.one(one_stream, called, load.seconds, 1))
-    busy = _rounds(server, load, lambda: load.generators.one(one_stream, called, load.seconds, _STREAM_IN_FLIGHT))
-    targets = []
-    if busy.cpu_us and unary.cpu_us:
-        targets.append(Target("decisions a CPU second / unary's", 2.0, unary.cpu_us / busy.cpu_us, at_least=True))
-    return (
-        _figure("stream_one", "RouteStream, 1 message under way", calm, {}, []),
-        _figure("stream_busy", f"RouteStream, {_STREAM_IN_FLIGHT} messages under way", busy, {}, targets),
-    )
+    figures = []
+    for name, in_flight in (("stream_one", 1), ("stream_busy", _STREAM_IN_FLIGHT)):
+        found = _rounds(server, load, partial(load.generators.one, one_stream, called, load.seconds, in_flight))
+        beside: dict[str, float] = {}
+        targets = []
+        if floor is not None:
+            nothing = Called(floor.address, floors.STREAM, messages)
+            empty = _rounds(floor, load, partial(load.generators.one, one_stream, nothing, load.seconds, in_flight))
+            beside = {"empty_p50_us": empty.latency.p50} | _cpu("empty", empty)
+        if in_flight > 1 and found.cpu_us and unary.cpu_us:
+            share = unary.cpu_us / found.cpu_us
+            targets.append(Target("decisions a CPU second / unary's, saturated", 2.0, share, at_least=True))
+        what = f"RouteStream, {in_flight} message{'s' if in_flight > 1 else ''} under way"
+        figures.append(_figure(name, what, found, beside, targets))
+    return figures
 
 
 def batches(server: Measured, load: Load) -> Figure:
@@ -225,7 +231,7 @@ def _unary(server: Measured, load: Load) -> Called:
 
 
 def _empty(floor: Measured, load: Load) -> Called:
-    return Called(floor.address, floors.METHOD, _unary(floor, load).messages)
+    return Called(floor.address, floors.UNARY, _unary(floor, load).messages)
 
 
 def _at_rate(called: Called, load: Load, per_second: float) -> Callable[[], Found]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -97,7 +99,8 @@ def spawned(argv: Sequence[str], cores: Sequence[int]) -> Iterator[ServerProcess
         found = _ADDRESS.search(line)
         if found is None:
             process.kill()
-            raise RouterMlError(f"the server to measure did not start: {(process.stderr.read() or line).strip()}")
+            said = (process.stderr.read() or line).strip() or f"it said nothing in {ready_s:.0f} s"
+            raise RouterMlError(f"the server to measure did not start: {said}")
         # What it says from now on must not fill the pipe and stop it.
         for stream in (process.stdout, process.stderr):
             threading.Thread(target=stream.read, daemon=True).start()
@@ -125,15 +128,22 @@ class Generators:
 
     def one(self, load: Callable[..., Found], *arguments: object) -> Found:
         """What one generator finds."""
-        return self._pool.submit(load, *arguments).result()
+        return self._results([self._pool.submit(load, *arguments)])
 
     def all(self, load: Callable[[int, float], Callable[[], Found]]) -> Found:
         """What all find who begin at the same time: `load` gives the work of generator k, to begin at a time."""
         start = time.monotonic() + _HEAD_START_S
-        return Found.together([done.result() for done in [self._pool.submit(load(k, start)) for k in range(self.n)]])
+        return self._results([self._pool.submit(load(k, start)) for k in range(self.n)])
+
+    def _results(self, under_way: Sequence[Future[Found]]) -> Found:
+        try:
+            return Found.together([each.result() for each in under_way])
+        except BrokenProcessPool:
+            raise RouterMlError("a process that makes load was killed; is there memory enough?") from None
 
 
 def _stay(cores: tuple[int, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command ends them
     if cores:
         os.sched_setaffinity(0, cores)
 
@@ -143,15 +153,24 @@ def _tree(pid: int) -> list[int]:
     pids = [pid]
     for each in pids:
         for task in Path(f"/proc/{each}/task").glob("*/children"):
-            pids += map(int, task.read_text().split())
+            pids += map(int, _read(task).split())
     return pids
 
 
 def _cpu_s(pid: int) -> float:
     # The name, in brackets, may hold spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S if fields else 0.0
 
 
 def _resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    fields = _read(Path(f"/proc/{pid}/statm")).split()
+    return int(fields[1]) * _PAGE_BYTES if fields else 0
+
+
+def _read(path: Path) -> str:
+    """Empty where the process or thread has just ended."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

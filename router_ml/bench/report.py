@@ -11,6 +11,8 @@ from router_ml.bench.in_process import PARTS
 from router_ml.bench.run import Report
 
 _COLUMNS = f"{'p50':>7} {'p90':>7} {'p99':>7} {'p99.9':>8} {'per s':>8} {'CPU µs':>7}"
+_IDLE_LOAD = 0.3
+_PUNCTUAL_US = 200.0
 _NO_LATENCY = " " * 32
 
 
@@ -47,7 +49,21 @@ def report_lines(report: Report) -> list[str]:
         for tokens, parts in report.parts_us.items():
             lines.append(f"{tokens:8d}" + "".join(f"{parts[part]:11.1f}" for part in PARTS))
     targets = [target for figure in report.figures for target in figure.targets]
-    return [*lines, "", f"{sum(target.met for target in targets)} of {len(targets)} targets met"]
+    return [*lines, "", f"{sum(target.met for target in targets)} of {len(targets)} targets met", *_doubts(report)]
+
+
+def _doubts(report: Report) -> list[str]:
+    """What makes the figures say more about the machine than about the program."""
+    doubts = []
+    load = report.machine["load_before"]
+    if load is not None and load > _IDLE_LOAD:
+        doubts.append(f"other work ran on this machine (load {load:.2f} before): figures are too high")
+    late = next((f.beside["generator_late_p99_us"] for f in report.figures if f.name == "unary_open_loop"), 0.0)
+    if late > _PUNCTUAL_US:
+        doubts.append(
+            f"the load generator had to wait for its own core (p99 {late:,.0f} µs late): latencies hold that too"
+        )
+    return doubts
 
 
 def _about(report: Report) -> list[str]:

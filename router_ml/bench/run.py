@@ -18,6 +18,7 @@ from router_ml.bench.machine import machine
 from router_ml.bench.over_grpc import Load, Running
 from router_ml.bench.processes import Cores, Generators, ServerProcess, pinned, spawned
 from router_ml.bench.prompts import prompts, usual
+from router_ml.convert import decision_to_proto
 from router_ml.errors import InputError
 from router_ml.router import Router
 from router_ml.types import Description
@@ -72,10 +73,11 @@ def bench_bundle(folder: Path, settings: BenchSettings, say: Say) -> Report:
     with pinned(cores.server):
         router = Router.load(folder)
         texts = prompts(in_process.tokenizer_of(router), usual, settings.tokens, _TEXTS)
+        answer_bytes = decision_to_proto(router.route(texts[0])).ByteSize()
         say("in process")
         figures, parts = in_process.measure(router, settings.tokens, settings.rounds, settings.calls)
     with closing(Generators(cores.generators, settings.clients)) as generators:
-        figures += _served(folder, settings, _load(settings, generators, texts), cores, say)
+        figures += _served(folder, answer_bytes, settings, _load(settings, generators, texts), cores, say)
     return Report(on, router.describe(), settings, cores, tuple(figures), parts)
 
 
@@ -84,7 +86,7 @@ def bench_server(address: str, settings: BenchSettings, say: Say) -> Report:
     cores, on = Cores.split(), machine()
     texts = prompts(None, usual, settings.tokens, _TEXTS)
     server = Running(address)
-    version, _ = over_grpc.greet(address, texts[0])
+    version = over_grpc.greet(address, texts[0])
     with closing(Generators(cores.generators, settings.clients)) as generators:
         load = _load(settings, generators, texts)
         say("unary calls")
@@ -92,7 +94,7 @@ def bench_server(address: str, settings: BenchSettings, say: Say) -> Report:
         say("unary calls, saturated and beyond")
         full, beyond = over_grpc.saturated(server, None, load)
         say("streams and batches")
-        figures += [full, beyond, *over_grpc.streams(server, full, load), over_grpc.batches(server, load)]
+        figures += [full, beyond, *over_grpc.streams(server, None, full, load), over_grpc.batches(server, load)]
     return Report(on, version, settings, Cores((), cores.generators), tuple(figures))
 
 
@@ -100,7 +102,9 @@ def _load(settings: BenchSettings, generators: Generators, texts: Sequence[str])
     return Load(generators, texts, settings.clients, settings.per_second, settings.rounds, settings.seconds)
 
 
-def _served(folder: Path, settings: BenchSettings, load: Load, cores: Cores, say: Say) -> list[Figure]:
+def _served(
+    folder: Path, answer_bytes: int, settings: BenchSettings, load: Load, cores: Cores, say: Say
+) -> list[Figure]:
     """Each kind of load gets a fresh server, so that none inherits the queue or the memory of another."""
     has_workers = _serve_has("--workers")
     one = ("--workers", "1") if has_workers else ()
@@ -119,10 +123,8 @@ def _served(folder: Path, settings: BenchSettings, load: Load, cores: Cores, say
                     resident.append(found)
 
     figures: list[Figure] = []
-    with serving(cores.server, *one) as server:
-        _, n_bytes = over_grpc.greet(server.address, load.texts[0])
-        floor_argv = ["router_ml.bench.floors", str(folder), str(n_bytes)]
-        with spawned(floor_argv, cores.server) as floor:
+    with spawned(["router_ml.bench.floors", str(folder), str(answer_bytes)], cores.server) as floor:
+        with serving(cores.server, *one) as server:
             say("unary calls of one client")
             figures.append(over_grpc.one_at_a_time(server, floor, load))
             say("unary calls at a rate")
@@ -130,9 +132,9 @@ def _served(folder: Path, settings: BenchSettings, load: Load, cores: Cores, say
             say("unary calls, saturated and beyond")
             full, beyond = over_grpc.saturated(server, floor, load)
             figures += [full, beyond]
-    with serving(cores.server, *one) as server:
-        say("streams")
-        figures += over_grpc.streams(server, full, load)
+        with serving(cores.server, *one) as server:
+            say("streams")
+            figures += over_grpc.streams(server, floor, full, load)
     with serving(cores.server, *one) as server:
         say("batches")
         figures.append(over_grpc.batches(server, load))

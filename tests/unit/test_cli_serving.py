@@ -16,7 +16,7 @@ from router_ml.cli import main
 from router_ml.router import Router
 from router_ml.server import Server, ServerSettings, serve
 
-COMMANDS = ("demo", "simulate", "ingest", "train", "predict", "evaluate", "serve", "route")
+COMMANDS = ("demo", "simulate", "ingest", "train", "predict", "evaluate", "serve", "route", "bench")
 HARD = "xrob xvac xzed xquf xkyg"
 
 
