@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
+from router_ml.journal_options import add_journal_options, needs_digests, open_journal
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -71,13 +72,12 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from router_ml.journal import Journal
     from router_ml.router import Router
     from router_ml.server import ServerSettings, serve
 
-    router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
+    router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog), digests=needs_digests(args))
     _warn_of_unjudged(router.policy.unjudged_offers)
-    journal = Journal(args.journal) if args.journal else None
+    journal = open_journal(args)
     try:
         server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
         about = router.describe()
@@ -241,7 +241,10 @@ def _add_train(commands: Any) -> None:
         "the rows that set them, nothing is promised of others",
     )
     parser.add_argument(
-        "--encoder", metavar="NAME", help="sentence-transformers model or folder; default all-MiniLM-L6-v2"
+        "--encoder",
+        metavar="NAME",
+        help="sentence-transformers model or folder, default all-MiniLM-L6-v2; or a bundle whose encoder is used "
+        "again, as logs of a journal without text need",
     )
     parser.add_argument(
         "--encoder-kind",
@@ -322,7 +325,7 @@ def _add_serve(commands: Any) -> None:
     parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
-    parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+    add_journal_options(parser)
 
 
 def _add_route(commands: Any) -> None:

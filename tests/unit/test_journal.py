@@ -82,10 +82,12 @@ def test_outcomes_of_many_threads_are_each_written_once(tmp_path: Path) -> None:
         assert sorted(reported(tmp_path)) == sorted(ids)
 
 
-def test_no_folder_file_is_made_before_the_first_record(tmp_path: Path) -> None:
-    with Journal(tmp_path / "new" / "journal", settings=JournalSettings(flush_seconds=0.001)):
+def test_no_segment_is_made_before_the_first_record_and_nothing_is_left_after_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "journal"
+    with Journal(folder, settings=JournalSettings(flush_seconds=0.001)):
         time.sleep(0.02)
-        assert list((tmp_path / "new" / "journal").iterdir()) == []
+        assert [file.suffix for file in folder.iterdir()] == [".writer"]
+    assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

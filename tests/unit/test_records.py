@@ -217,10 +217,10 @@ def test_an_outcome_out_of_range_is_refused_by_field(fields: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"\n", "holds neither"),
-        (b"hello\n", "holds neither"),
-        (b"\0\0\0\n", "holds neither"),
-        (b'{"loss":{}}\n', "holds neither"),
+        (b"\n", "holds none"),
+        (b"hello\n", "holds none"),
+        (b"\0\0\0\n", "holds none"),
+        (b'{"mood":{}}\n', "holds none"),
         (b'{"decision":\n', "not a journal record"),
         (b'{"decision":7}\n', "not a journal record"),
         (b'{"decision":null}\n', "empty"),

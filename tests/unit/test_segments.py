@@ -21,7 +21,7 @@ def ids(source: Path | list[Path]) -> list[str]:
 
 
 def test_an_open_segment_is_told_by_its_name_and_a_closed_one_never_changes(tmp_path: Path) -> None:
-    segment = Segment(tmp_path, 1)
+    segment = Segment(tmp_path, "1-ab", 1)
     segment.append(line("a") + line("b"))
     (open_file,) = tmp_path.iterdir()
     assert open_file.name.endswith(".jsonl.open") and ids(tmp_path) == ["a", "b"]
@@ -33,19 +33,19 @@ def test_an_open_segment_is_told_by_its_name_and_a_closed_one_never_changes(tmp_
 
 def test_segments_are_read_in_the_order_they_were_begun(tmp_path: Path) -> None:
     for number, decision_id in enumerate("abc"):
-        segment = Segment(tmp_path, number)
+        segment = Segment(tmp_path, "1-ab", number)
         segment.append(line(decision_id))
         segment.close()
     assert ids(tmp_path) == ["a", "b", "c"]
 
 
 def test_a_segment_without_a_line_leaves_no_file(tmp_path: Path) -> None:
-    Segment(tmp_path, 1).close()
+    Segment(tmp_path, "1-ab", 1).close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_known_to_be_on_disk_is_cut_off_at_close(tmp_path: Path) -> None:
-    segment = Segment(tmp_path, 1)
+    segment = Segment(tmp_path, "1-ab", 1)
     segment.append(line("a"))
     (file,) = tmp_path.iterdir()
     with file.open("ab") as stream:
@@ -75,16 +75,16 @@ def test_a_bad_line_is_told_by_file_and_number_and_the_rest_is_read(
 def test_lines_of_the_other_kind_are_passed_over_and_unknown_ones_are_told(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_bytes(b'{"decision":broken\n' + line("a") + b"junk\n" + DECISION)
     bad: list[BadLine] = []
-    outcomes = list(read_records(tmp_path, only=RecordKind.OUTCOME, on_bad_line=bad.append))
+    outcomes = list(read_records(tmp_path, only=(RecordKind.OUTCOME,), on_bad_line=bad.append))
     assert [record.outcome.decision_id for record in outcomes] == ["a"]
     assert [(entry.line, entry.kind) for entry in bad] == [(3, None)]
-    decisions = list(read_records(tmp_path, only=RecordKind.DECISION, on_bad_line=bad.append))
+    decisions = list(read_records(tmp_path, only=(RecordKind.DECISION,), on_bad_line=bad.append))
     assert [record.decision.decision_id for record in decisions] == ["d0"]
     assert [(entry.line, entry.kind) for entry in bad[1:]] == [(1, RecordKind.DECISION), (3, None)]
 
 
 def test_a_segment_that_is_closed_after_it_was_listed_is_still_found(tmp_path: Path) -> None:
-    segment = Segment(tmp_path, 1)
+    segment = Segment(tmp_path, "1-ab", 1)
     segment.append(line("a"))
     listed = journal_files(tmp_path)
     segment.close()
