@@ -148,7 +148,7 @@ def _told(line: bytes) -> tuple[int, int]:
 def _created_and_locked(path: Path) -> int | None:
     """Descriptor that holds the lock; None, and no file, on a file system without locks."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o640)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
@@ -164,7 +164,7 @@ def _created_and_locked(path: Path) -> int | None:
 def _held(path: Path) -> Iterator[bool]:
     """Whether the file was locked by nobody; then it is ours for as long as the context lasts."""
     try:
-        handle = os.open(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         yield False
         return
