@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from router_ml.errors import InputError
 from router_ml.records import OutcomeReport, RecordKind, outcome_line
-from router_ml.segments import BadLine, Segment, journal_files, read_records
+from router_ml.segments import BadLine, Segment, journal_files, read_records, remove_old
 
 DECISION = b'{"decision":{"decision_id":"d0"}}\n'
 
@@ -105,3 +107,51 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
 def test_a_source_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file or folder"):
         journal_files(tmp_path / "nowhere.jsonl")
+
+
+# -- retention -------------------------------------------------------------------------------------
+
+DAY = 86_400.0
+
+
+def closed(folder: Path, name: str, *, days_old: float = 0.0, n_bytes: int = 10) -> Path:
+    path = folder / f"{name}.jsonl"
+    path.write_bytes(b"x" * (n_bytes - 1) + b"\n")
+    written = time.time() - days_old * DAY
+    os.utime(path, (written, written))
+    return path
+
+
+def test_segments_are_removed_by_age_of_their_last_write(tmp_path: Path) -> None:
+    old, older, young = (closed(tmp_path, name, days_old=days) for name, days in (("2", 8.0), ("1", 9.0), ("3", 6.9)))
+    assert remove_old(tmp_path, keep_seconds=7 * DAY, keep_bytes=None) == [old, older]
+    assert list(tmp_path.iterdir()) == [young]
+
+
+def test_the_oldest_segments_beyond_the_bytes_are_removed(tmp_path: Path) -> None:
+    for name in "1234":
+        closed(tmp_path, name, n_bytes=40)
+    assert [path.name for path in remove_old(tmp_path, keep_seconds=None, keep_bytes=100)] == ["2.jsonl", "1.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.jsonl", "4.jsonl"]
+
+
+def test_open_segments_and_other_files_are_never_removed(tmp_path: Path) -> None:
+    long_ago = time.time() - 99 * DAY
+    for name in ("1.jsonl.open", "1-ab.writer", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x" * 1000)
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    assert remove_old(tmp_path, keep_seconds=DAY, keep_bytes=1) == []
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_segment_removed_after_it_was_listed_is_passed_over_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_bytes(line(name))
+    listed = read_records(tmp_path)
+    assert next(listed).outcome.decision_id == "a"
+    (tmp_path / "b.jsonl").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert list(listed) == []
+    assert "b.jsonl: removed since it was listed" in caplog.text
