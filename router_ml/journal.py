@@ -316,6 +316,7 @@ class Journal:
         if not lines:
             return
         if self._segment is None:
+            writer.reenter()
             self._n_segments += 1
             self._segment = Segment(self._folder, writer.id, self._n_segments)
         self._segment.append(lines)

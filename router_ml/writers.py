@@ -53,6 +53,12 @@ class Writer:
         """Note that up to this number each decision is on disk, or is told there to be lost."""
         self._tally[1] = number
 
+    def reenter(self) -> None:
+        """Make the lock file anew where somebody emptied the folder; OSError when that cannot be done."""
+        if self._lock is not None and not self._path.exists():
+            old, self._lock = self._lock, _created_and_locked(self._path)
+            os.close(old)
+
     def leave(self) -> None:
         """End in order: nothing is left to tell. Never raises."""
         with suppress(OSError):
@@ -197,7 +203,10 @@ def _tally(path: Path) -> memoryview:
 def _read_tally(path: Path) -> tuple[int, int] | None:
     """Decisions handed over and settled; None when nobody knows."""
     try:
-        numbers = memoryview(path.read_bytes()).cast("Q")
+        raw = path.read_bytes()
     except OSError:
         return None
-    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
+    if len(raw) != _TALLY_BYTES:
+        return None
+    handed, settled = memoryview(raw).cast("Q")
+    return handed, settled

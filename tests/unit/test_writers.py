@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from router_ml.journal import Journal, JournalSettings, OutcomeReport, read_records
 from router_ml.types import Candidate, Decision, Reason, Request
 from router_ml.writers import Died, Writer, recover
@@ -134,11 +132,21 @@ def test_a_process_that_could_not_tell_its_losses_leaves_them_to_the_next(tmp_pa
     assert recover(tmp_path) == [Died(writer.id, 3)]
 
 
-@pytest.mark.parametrize("queue_bytes", [10_000])
-def test_decisions_that_found_the_queue_full_are_told_in_the_journal(tmp_path: Path, queue_bytes: int) -> None:
+def test_a_process_whose_folder_was_emptied_is_claimed_again(tmp_path: Path) -> None:
+    settings = JournalSettings(flush_seconds=3600.0, segment_bytes=1)
+    with Journal(tmp_path, settings=settings) as journal:
+        journal.append_outcomes([OutcomeReport("d1")])
+        for path in tmp_path.iterdir():
+            path.unlink()
+        journal.append_outcomes([OutcomeReport("d2")])
+        assert len(list(tmp_path.glob("*.writer"))) == 1
+        assert recover(tmp_path) == []
+
+
+def test_decisions_that_found_the_queue_full_are_told_in_the_journal(tmp_path: Path) -> None:
     candidates = (Candidate("small", "small", 0.7, 10.0, 0.001, None),)
     decision = Decision("d", "small", "small", (), candidates, (Reason.ONLY_ELIGIBLE,), 1.0, None, "v1", "", "ab")
-    settings = JournalSettings(flush_seconds=3600.0, queue_bytes=queue_bytes)
+    settings = JournalSettings(flush_seconds=3600.0, queue_bytes=10_000)
     with Journal(tmp_path, settings=settings) as journal:
         for _ in range(5):
             journal.append_decision(Request(text="hello"), decision)
