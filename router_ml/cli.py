@@ -250,7 +250,10 @@ def _add_train(commands: Any) -> None:
         "the rows that set them, nothing is promised of others",
     )
     parser.add_argument(
-        "--encoder", metavar="NAME", help="sentence-transformers model or folder; default all-MiniLM-L6-v2"
+        "--encoder",
+        metavar="NAME",
+        help="sentence-transformers model or folder, default all-MiniLM-L6-v2; or a bundle whose encoder is used "
+        "again, as logs of a journal without text need",
     )
     parser.add_argument(
         "--encoder-kind",

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
 from router_ml.router import Router
 from router_ml.types import Decision, Description, Request
@@ -41,10 +40,16 @@ class Refusal:
 class Versions:
     """The routers of one worker, by generation; decides as the one in force does."""
 
-    def __init__(self, router: Router, number: int, generation: Generation, catalog: Catalog | None = None) -> None:
-        """`router` is that of generation `number`; `catalog` replaces that of each further version."""
+    def __init__(
+        self,
+        router: Router,
+        number: int,
+        generation: Generation,
+        open_next: Callable[[Path, Router], Router] = lambda path, before: open_version(path, like=before),
+    ) -> None:
+        """`router` is that of generation `number`; `open_next` opens a version that follows another one."""
         self._generation = generation
-        self._catalog = catalog
+        self._open = open_next
         self._routers = {number: router}
         self._refusal: Refusal | None = None
 
@@ -67,7 +72,7 @@ class Versions:
     def prepare(self, generation: int, path: Path) -> str | None:
         """Open a version for a generation to come; why not, or None when it is ready."""
         try:
-            self._routers[generation] = open_version(path, self._catalog, self.router)
+            self._routers[generation] = self._open(path, self.router)
         except (RouterMlError, OSError) as error:
             return str(error)
         except Exception as error:  # whatever a damaged bundle provokes, the version in force stays

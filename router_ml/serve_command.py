@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from router_ml.bundle import policy_of
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
+from router_ml.journal_options import journal_options, needs_digests, open_journal
 from router_ml.rollout import Rollout
 from router_ml.server import ServerSettings
 from router_ml.supervisor import Supervisor
@@ -27,7 +29,8 @@ def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
     """Serve until told to stop."""
     folder, path = _what_to_serve(args, bundle_folder)
     catalog = Catalog.load(args.catalog) if args.catalog else None
-    plan = ServingPlan(ServerSettings(listen=args.listen), catalog, args.journal)
+    journal = partial(open_journal, journal_options(args))
+    plan = ServingPlan(ServerSettings(listen=args.listen), catalog, journal, needs_digests(args))
     line = _about(path, catalog, args)
     if args.follow:
         threading.Thread(target=_keep_following, args=(args.follow, folder), daemon=True).start()

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from router_ml.journal_options import add_journal_options
+
 
 def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None:
     """The options of `serve`."""
@@ -26,7 +28,7 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
     parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes; auto: one per core")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
-    parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+    add_journal_options(parser)
 
 
 def _workers(text: str) -> int:

@@ -61,7 +61,7 @@ class _Worker:
                 if told == "ready":
                     self.ready.set_result(None)
                 elif told == "failed":
-                    self.ready.set_exception(RouterMlError(value))
+                    self.ready.set_exception(value)
                 elif self.preparing is not None:
                     self.preparing.set_result(value)
         except (EOFError, OSError):

@@ -146,6 +146,19 @@ class Candidate(NamedTuple):
     rejected: Rejection | None = None
 
 
+class Digest(NamedTuple):
+    """What training needs of a prompt, without a word of it."""
+
+    embedding: Float32Array
+    """[d], the bundle's own, of unit length."""
+    side: Float32Array
+    """[f], side features as the graph takes them."""
+    n_tokens: float
+    """Tokens of the whole prompt by the bundle's tokenizer."""
+    encoder_sha256: str
+    """Of the encoder that made the embedding."""
+
+
 class Decision(NamedTuple):
     """The answer to one request."""
 
@@ -166,6 +179,8 @@ class Decision(NamedTuple):
     arm: str
     """Side of an A/B test; empty when none runs."""
     bundle_sha256: str
+    digest: Digest | None = None
+    """Given by a router that makes digests, where the prompt was text; for the journal, not for callers."""
 
     def candidate(self, offer: str) -> Candidate:
         """The candidate of that offer name; KeyError when the catalog has none."""

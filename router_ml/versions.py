@@ -26,12 +26,14 @@ _KEPT = 3
 _WARM_ROUNDS = 20
 
 
-def open_version(path: str | Path, catalog: Catalog | None = None, like: Router | None = None) -> Router:
+def open_version(
+    path: str | Path, catalog: Catalog | None = None, *, digests: bool = False, like: Router | None = None
+) -> Router:
     """A router that is verified, answers its canaries as where it was made, and is warm; BundleError otherwise.
 
     `like` is the version before it; see `Router.load`.
     """
-    router = Router.load(path, catalog=catalog, like=like)
+    router = Router.load(path, catalog=catalog, digests=digests, like=like)
     requests = [request_of(canary) for canary in router.bundle.manifest.canaries]
     if requests:
         check_canaries(router.bundle, router.estimate(requests))

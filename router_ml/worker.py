@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,6 +16,7 @@ from router_ml.catalog import Catalog
 from router_ml.errors import RouterMlError
 from router_ml.journal import Journal
 from router_ml.rollout import Generation, Refusal, Versions
+from router_ml.router import Router
 from router_ml.server import Server, ServerSettings, serve
 from router_ml.versions import open_version
 
@@ -26,7 +28,13 @@ class ServingPlan:
     settings: ServerSettings
     catalog: Catalog | None = None
     """In place of each version's own."""
-    journal: Path | None = None
+    open_journal: Callable[[], Journal | None] = lambda: None
+    digests: bool = False
+    """Whether the journal keeps digests of prompts in place of their text."""
+
+    def open_version(self, path: Path, like: Router | None = None) -> Router:
+        """A version as this server serves it; BundleError when it will not do."""
+        return open_version(path, self.catalog, digests=self.digests, like=like)
 
 
 @dataclass
@@ -43,8 +51,8 @@ class Serving:
 
         `number` is the generation that the version at `path` is of; `generation` is what is in force at any time.
         """
-        versions = Versions(open_version(path, plan.catalog), number, generation, plan.catalog)
-        journal = Journal(plan.journal) if plan.journal else None
+        versions = Versions(plan.open_version(path), number, generation, plan.open_version)
+        journal = plan.open_journal()
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be walked again and again
         try:
@@ -76,7 +84,7 @@ def run_worker(plan: ServingPlan, path: Path, number: int, generation: Generatio
     try:
         serving = Serving.open(plan, path, number, generation)
     except RouterMlError as error:
-        pipe.send(("failed", str(error)))
+        pipe.send(("failed", error))
         return
     threading.Thread(target=_obey, args=(serving, pipe), name="router-ml-supervised", daemon=True).start()
     try:
