@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
+
+if TYPE_CHECKING:
+    from router_ml.tls import TlsFiles
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -75,11 +78,12 @@ def _serve(args: argparse.Namespace) -> None:
     from router_ml.router import Router
     from router_ml.server import ServerSettings, serve
 
+    settings = ServerSettings(listen=args.listen, tls=_tls(args), tokens=args.tokens, insecure=args.insecure)
     router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
     _warn_of_unjudged(router.policy.unjudged_offers)
     journal = Journal(args.journal) if args.journal else None
     try:
-        server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
+        server = serve(router, settings=settings, journal=journal)
         about = router.describe()
         line = (
             f"router-ml serves version {about.version} (bundle {about.bundle_sha256[:12]}) on {server.address}; "
@@ -90,6 +94,16 @@ def _serve(args: argparse.Namespace) -> None:
     finally:
         if journal:
             journal.close()
+
+
+def _tls(args: argparse.Namespace) -> TlsFiles | None:
+    if args.tls_cert is None and args.tls_key is None and args.tls_client_ca is None:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        raise InputError("encryption needs both --tls-cert and --tls-key; --tls-client-ca comes on top of them")
+    from router_ml.tls import TlsFiles
+
+    return TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca)
 
 
 def _route(args: argparse.Namespace) -> None:
@@ -323,6 +337,20 @@ def _add_serve(commands: Any) -> None:
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="encrypt with this certificate (chain), PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="ask clients for a certificate signed by one of these, PEM"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="ask calls for a bearer token; lines of: name, scopes (route,report,admin), SHA-256 of the token",
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen beyond this machine without encryption, on a trusted network"
+    )
 
 
 def _add_route(commands: Any) -> None:

@@ -11,19 +11,25 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from router_ml.access import TokenCheck, check_exposure
 from router_ml.convert import MAX_MESSAGE_BYTES
 from router_ml.errors import InputError
 from router_ml.service import SERVICE_NAME, Decider, Record, RouterServicer
+from router_ml.tls import TlsFiles, server_credentials
 from router_ml.v1 import router_pb2_grpc
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+_METADATA_BYTES = 8192
+"""Most metadata of a call, as gRPC counts them: names, values and 32 bytes for each."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +39,7 @@ class ServerSettings:
     """How a server listens."""
 
     listen: str = "127.0.0.1:50051"
-    """HOST:PORT; port 0 takes any free one. There is no encryption: beyond this machine, put a proxy before it."""
+    """HOST:PORT; port 0 takes any free one. Beyond this machine it takes `tls`, or `insecure`."""
     threads: int = 8
     """Unary calls served at once; further ones wait."""
     max_streams: int = 16
@@ -42,6 +48,12 @@ class ServerSettings:
     """Longer request messages are refused."""
     grace_s: float = 5.0
     """Seconds that calls in flight have to finish once the server is told to stop."""
+    tls: TlsFiles | None = None
+    """None: no encryption."""
+    tokens: Path | None = None
+    """File of the bearer tokens that calls must show, see `router_ml.access`; None: anyone who can connect may call."""
+    insecure: bool = False
+    """Listen beyond this machine without encryption; never with tokens, which others could read."""
 
 
 class Server:
@@ -121,14 +133,18 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
         options=[
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half the calls
             ("grpc.max_receive_message_length", settings.max_message_bytes),
+            # The same number twice: in between, gRPC would refuse by chance.
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
         ],
+        interceptors=[TokenCheck(settings.tokens)] if settings.tokens else None,
     )
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
     router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    return Server(server, healths, settings, _bind(server, settings.listen))
+    return Server(server, healths, settings, _bind(server, settings))
 
 
 def _check_settings(settings: ServerSettings) -> None:
@@ -140,14 +156,21 @@ def _check_settings(settings: ServerSettings) -> None:
         raise InputError(f"`grace_s` must be 0 or more seconds; found {settings.grace_s!r}")
 
 
-def _bind(server: grpc.Server, listen: str) -> int:
+def _bind(server: grpc.Server, settings: ServerSettings) -> int:
+    listen = settings.listen
     match = _ADDRESS.fullmatch(listen)
     if match is None or int(match["port"]) > 65535:
         raise InputError(
             f"`listen` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:50051; found {listen!r}"
         )
-    _probe(match["host"].strip("[]"), int(match["port"]), listen)
+    host = match["host"].strip("[]")
+    _probe(host, int(match["port"]), listen)
+    check_exposure(
+        host, encrypted=settings.tls is not None, tokens=settings.tokens is not None, insecure=settings.insecure
+    )
     try:
+        if settings.tls:
+            return server.add_secure_port(listen, server_credentials(settings.tls))
         return server.add_insecure_port(listen)
     except RuntimeError as error:
         raise InputError(f"cannot listen on {listen} ({error})") from None
