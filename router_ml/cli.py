@@ -74,6 +74,8 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -
 
 
 def _serve(args: argparse.Namespace) -> None:
+    # By default gRPC also logs words of its clients, such as the reason that one gives for going away.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from router_ml.journal import Journal
     from router_ml.router import Router
     from router_ml.server import ServerSettings, serve

@@ -136,6 +136,8 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
             # The same number twice: in between, gRPC would refuse by chance.
             ("grpc.max_metadata_size", _METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+            # Nothing compressed is taken: grpcio 1.82 unpacks a few kB to any size before it looks at the limit.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
         ],
         interceptors=[TokenCheck(settings.tokens)] if settings.tokens else None,
     )
