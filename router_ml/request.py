@@ -18,7 +18,7 @@ _NONE: tuple[str, ...] = ()
 MAX_TOKENS = 2**31 - 1
 """Largest token count that the contract and the outcome table can hold."""
 
-MAX_PROMPT_CHARS = 4 * 1024 * 1024
+MAX_PROMPT_CHARS = 16 * 1024 * 1024
 """Most characters of a prompt, of a text or of all its messages; a router cuts it to far fewer."""
 
 MAX_MESSAGES = 4096
@@ -270,7 +270,9 @@ def _long(field: str, name: str) -> RequestError:
 
 
 def _long_prompt(field: str) -> RequestError:
-    return RequestError(f"`{field}` must hold at most {MAX_PROMPT_CHARS} characters in all; found more")
+    return RequestError(
+        f"`{field}` must hold at most {MAX_PROMPT_CHARS} characters in all; found more: shorten the prompt"
+    )
 
 
 def _wrong(field: str, expected: str, found: object) -> RequestError:

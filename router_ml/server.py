@@ -24,6 +24,7 @@ from router_ml.errors import InputError
 from router_ml.service import SERVICE_NAME, Decider, Record, RouterServicer
 from router_ml.tls import TlsFiles, server_credentials
 from router_ml.v1 import router_pb2_grpc
+from router_ml.wire import SafeReader
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
@@ -139,7 +140,7 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
             # Nothing compressed is taken: grpcio 1.82 unpacks a few kB to any size before it looks at the limit.
             ("grpc.compression_enabled_algorithms_bitset", 1),
         ],
-        interceptors=[TokenCheck(settings.tokens)] if settings.tokens else None,
+        interceptors=[*([TokenCheck(settings.tokens)] if settings.tokens else ()), SafeReader()],
     )
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
     router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]

@@ -28,6 +28,7 @@ SERVICE = "/router_ml.v1.RouterService/"
 UNARY = tuple(SERVICE + name for name in ("Route", "RouteBatch", "ReportOutcomes", "Describe"))
 STREAMS = (SERVICE + "RouteStream", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 OTHERS = ("/grpc.health.v1.Health/Check", SERVICE + "Nothing", "/", "/no/such/thing", "/" + "a" * 2000)
+METHODS = (*UNARY * 6, *STREAMS, *OTHERS)
 PROMPT, SECRET = "zqxjzqxjzqxj", "kvwkkvwkkvwk"
 """Marks of prompts and tokens; their quarters are looked for in the log."""
 AUTHORIZED = (("authorization", f"Bearer {SECRET}-good"),)
@@ -48,10 +49,11 @@ FAIR = {
     "UNIMPLEMENTED",
     "NOT_FOUND",
 }
-"""What a server in order may answer here; besides, that the bytes are no message."""
-NO_MESSAGE = re.compile("INTERNAL: Exception deserializing request!")
-GROWTH_MB = 512
-"""A message of 4 MiB made of two million empty parts takes 330 MB while it is read."""
+"""What a server in order may answer here."""
+GROWTH_MB = 256
+"""A conversation of 4 MiB made of two million empty messages takes 120 MB while it is read."""
+LASTING_MB = 96
+"""What words never seen before fill the caches with; it does not grow with the number of messages."""
 
 
 @dataclass
@@ -152,7 +154,7 @@ def mutated(message: bytes, seed: int) -> bytes:
     """A few bytes changed, cut out, doubled or put in, or the end cut off."""
     draw = random.Random(seed)
     data = bytearray(message or PROMPT.encode())
-    for _ in range(draw.randint(1, 6)):
+    for _ in range(draw.choice([0, 1, 1, 1, 2, 5])):
         at = draw.randrange(len(data) + 1)
         match draw.randrange(6):
             case 0:
@@ -170,14 +172,6 @@ def mutated(message: bytes, seed: int) -> bytes:
             case 5:
                 del data[at:]
     return bytes(data)
-
-
-payloads = st.one_of(
-    wholesome,
-    st.builds(mutated, wholesome, st.integers(0, 2**32)),
-    st.builds(mutated, wholesome, st.integers(0, 2**32)),
-    st.binary(max_size=400),
-)
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -223,37 +217,43 @@ def send(channel: grpc.Channel, method: str, payload: bytes, metadata: Any, seen
         answer = "OK"
     except grpc.RpcError as error:
         answer = error.code().name
-        if answer not in FAIR:
-            assert NO_MESSAGE.match(f"{answer}: {error.details()}"), (method, payload[:200], answer, error.details())
+        assert answer in FAIR, (method, payload[:200], answer, error.details())
+        if "no message" in error.details():
             answer = "no message"
     seen[answer] += 1
 
 
 def fuzz_messages(channel: grpc.Channel, n: int, seen: Counter[str]) -> None:
-    methods = st.sampled_from([*UNARY * 6, *STREAMS, *OTHERS])
+    """A tenth as they should be, more or less, the others mutations of those and noise."""
+    corpus: list[bytes] = []
 
     @settings(
-        max_examples=n,
+        max_examples=n // 10,
         deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(methods, payloads, st.sampled_from(METADATA))
+    @given(st.sampled_from(METHODS), wholesome, st.sampled_from(METADATA))
     def one(method: str, payload: bytes, metadata: Any) -> None:
+        corpus.append(payload)
         send(channel, method, payload, metadata, seen)
 
     one()
+    draw = random.Random(n)
+    for _ in range(n - len(corpus)):
+        noise = draw.random() < 0.1
+        payload = draw.randbytes(draw.randint(0, 400)) if noise else mutated(draw.choice(corpus), draw.getrandbits(32))
+        send(channel, draw.choice(METHODS), payload, draw.choice(METADATA), seen)
 
 
 def fuzz_huge(channel: grpc.Channel, seen: Counter[str]) -> None:
     for payload in huge():
-        for method in (*UNARY, STREAMS[0]):
+        for method in (UNARY[0], UNARY[1], STREAMS[0]):
             send(channel, method, payload, AUTHORIZED, seen)
-    for _ in range(10):
-        send(channel, UNARY[0], b"", TOO_LONG, seen)
-    bomb = field(1, b"a" * 200_000_000)  # 200 kB on the wire
+    send(channel, UNARY[0], b"", TOO_LONG, seen)
+    bomb = field(1, b"a" * 50_000_000)  # 50 kB on the wire
     send(channel, UNARY[0], bomb, AUTHORIZED, seen, compression=grpc.Compression.Gzip)
 
 
@@ -355,7 +355,6 @@ def attack(bundle: Path, folder: Path, n_messages: int, n_connections: int) -> N
         options = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
         with grpc.insecure_channel(server.address, options) as channel:
             check_answers(channel)
-            fuzz_messages(channel, min(1000, n_messages), Counter())
             before, _ = server.memory_mb
             fuzz_messages(channel, n_messages, seen)
             fuzz_socket(server.address, n_connections)
@@ -372,6 +371,7 @@ def attack(bundle: Path, folder: Path, n_messages: int, n_connections: int) -> N
     print(*Counter(re.sub(rb"\\d+", b"#", line)[:120] for line in log.splitlines()).most_common(12), sep="\n")
     assert sum(seen.values()) >= n_messages
     assert {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "no message"} <= set(seen)
+    assert between < before + LASTING_MB
     assert highest < before + GROWTH_MB
     assert b"zqxj" not in log
     assert b"kvwk" not in log

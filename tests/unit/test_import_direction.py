@@ -34,6 +34,7 @@ HOMES = {
         "router_ml/service",
         "router_ml/tls",
         "router_ml/v1/",
+        "router_ml/wire",
     ),
     "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export", "training/benchmark/baselines"),
     "mlflow": ("training/registry",),
