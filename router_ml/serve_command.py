@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from router_ml.journal_options import journal_options, needs_digests, open_journ
 from router_ml.rollout import Rollout
 from router_ml.server import ServerSettings
 from router_ml.supervisor import Supervisor
+from router_ml.tls import TlsFiles
 from router_ml.versions import POINTER, current
 from router_ml.worker import Serving, ServingPlan
 
@@ -27,10 +29,13 @@ _AGAIN_SECONDS = 5.0
 
 def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
     """Serve until told to stop."""
+    # By default gRPC also logs words of its clients, such as the reason that one gives for going away.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     folder, path = _what_to_serve(args, bundle_folder)
     catalog = Catalog.load(args.catalog) if args.catalog else None
     journal = partial(open_journal, journal_options(args))
-    plan = ServingPlan(ServerSettings(listen=args.listen), catalog, journal, needs_digests(args))
+    settings = ServerSettings(listen=args.listen, tls=_tls(args), tokens=args.tokens, insecure=args.insecure)
+    plan = ServingPlan(settings, catalog, journal, needs_digests(args))
     line = _about(path, catalog, args)
     if args.follow:
         threading.Thread(target=_keep_following, args=(args.follow, folder), daemon=True).start()
@@ -47,6 +52,14 @@ def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
         serving.server.run(ready=lambda: print(line.format(address=serving.server.address), flush=True))
     finally:
         serving.close()
+
+
+def _tls(args: argparse.Namespace) -> TlsFiles | None:
+    if args.tls_cert is None and args.tls_key is None and args.tls_client_ca is None:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        raise InputError("encryption needs both --tls-cert and --tls-key; --tls-client-ca comes on top of them")
+    return TlsFiles(args.tls_cert, args.tls_key, args.tls_client_ca)
 
 
 def _what_to_serve(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> tuple[Path | None, Path]:

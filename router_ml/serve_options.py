@@ -29,6 +29,20 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     add_journal_options(parser)
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="encrypt with this certificate (chain), PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="ask clients for a certificate signed by one of these, PEM"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="ask calls for a bearer token; lines of: name, scopes (route,report,admin), SHA-256 of the token",
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen beyond this machine without encryption, on a trusted network"
+    )
 
 
 def _workers(text: str) -> int:

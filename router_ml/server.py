@@ -11,19 +11,26 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from router_ml.access import TokenCheck, check_exposure
 from router_ml.convert import MAX_MESSAGE_BYTES
 from router_ml.errors import InputError
 from router_ml.service import SERVICE_NAME, Decider, Record, RouterServicer
+from router_ml.tls import TlsFiles, server_credentials
 from router_ml.v1 import router_pb2_grpc
+from router_ml.wire import SafeReader
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+_METADATA_BYTES = 8192
+"""Most metadata of a call, as gRPC counts them: names, values and 32 bytes for each."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +40,7 @@ class ServerSettings:
     """How a server listens."""
 
     listen: str = "127.0.0.1:50051"
-    """HOST:PORT; port 0 takes any free one. There is no encryption: beyond this machine, put a proxy before it."""
+    """HOST:PORT; port 0 takes any free one. Beyond this machine it takes `tls`, or `insecure`."""
     threads: int = 8
     """Unary calls served at once; further ones wait."""
     max_waiting: int = 64
@@ -48,6 +55,12 @@ class ServerSettings:
     """Seconds that calls in flight have to finish once the server is told to stop."""
     share_port: bool = False
     """Let other processes of this user listen on the same port; the kernel spreads connections over them."""
+    tls: TlsFiles | None = None
+    """None: no encryption."""
+    tokens: Path | None = None
+    """File of the bearer tokens that calls must show, see `router_ml.access`; None: anyone who can connect may call."""
+    insecure: bool = False
+    """Listen beyond this machine without encryption; never with tokens, which others could read."""
 
 
 class Server:
@@ -139,7 +152,13 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
             ("grpc.so_reuseport", int(settings.share_port)),
             ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
+            # The same number twice: in between, gRPC would refuse by chance.
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+            # Nothing compressed is taken: grpcio 1.82 unpacks a few kB to any size before it looks at the limit.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
         ],
+        interceptors=[*([TokenCheck(settings.tokens)] if settings.tokens else ()), SafeReader()],
     )
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
     router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
@@ -158,13 +177,13 @@ def _check_settings(settings: ServerSettings) -> None:
         raise InputError(f"`grace_s` must be 0 or more seconds; found {settings.grace_s!r}")
 
 
-def reserve_port(listen: str) -> tuple[socket.socket, str]:
+def reserve_port(settings: ServerSettings) -> tuple[socket.socket, str]:
     """Hold an address for servers that share its port: the socket to keep open, and the address with the real port.
 
-    InputError when the address is wrong or cannot be bound.
+    InputError when the address is wrong or cannot be bound, or may not be listened on like that.
     """
-    host, port = _parsed(listen)
-    _probe(host.strip("[]"), port, listen)
+    host, port = _allowed(settings)
+    _probe(host.strip("[]"), port, settings.listen)
     family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     held = socket.socket(family, kind)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -173,22 +192,33 @@ def reserve_port(listen: str) -> tuple[socket.socket, str]:
 
 
 def _bind(server: grpc.Server, settings: ServerSettings) -> int:
-    host, port = _parsed(settings.listen)
+    host, port = _allowed(settings)
     if not settings.share_port:
         _probe(host.strip("[]"), port, settings.listen)
     try:
+        if settings.tls:
+            return server.add_secure_port(settings.listen, server_credentials(settings.tls))
         return server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise InputError(f"cannot listen on {settings.listen} ({error})") from None
 
 
-def _parsed(listen: str) -> tuple[str, int]:
+def _allowed(settings: ServerSettings) -> tuple[str, int]:
+    """Host and port, if a server may listen there as it is set up."""
+    listen = settings.listen
     match = _ADDRESS.fullmatch(listen)
     if match is None or int(match["port"]) > 65535:
         raise InputError(
             f"`listen` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:50051; found {listen!r}"
         )
-    return match["host"], int(match["port"])
+    host, port = match["host"], int(match["port"])
+    check_exposure(
+        host.strip("[]"),
+        encrypted=settings.tls is not None,
+        tokens=settings.tokens is not None,
+        insecure=settings.insecure,
+    )
+    return host, port
 
 
 def _probe(host: str, port: int, listen: str) -> None:

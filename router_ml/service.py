@@ -157,7 +157,7 @@ def _append(journal: Record, outcomes: Sequence[OutcomeReport]) -> None:
 
 def _check_count(field: str, count: int) -> None:
     if count > convert.MAX_ITEMS:
-        raise RequestError(f"`{field}` must hold at most {convert.MAX_ITEMS} items, found {count}; send them in parts")
+        raise RequestError(f"`{field}` must hold at most {convert.MAX_ITEMS} items, found more; send them in parts")
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:

@@ -90,7 +90,7 @@ class Supervisor:
 
         InputError when the address cannot be bound.
         """
-        self._reserved, self.address = reserve_port(plan.settings.listen)
+        self._reserved, self.address = reserve_port(plan.settings)
         self._plan = replace(plan, settings=replace(plan.settings, listen=self.address, share_port=True))
         self._generation: Generation = _SPAWN.RawValue("L", 0)
         self._first = path

@@ -27,7 +27,16 @@ RUNTIME = {
 """All that serving may import besides the standard library."""
 
 HOMES = {
-    "grpc": ("router_ml/server", "router_ml/service", "router_ml/client", "router_ml/bench/", "router_ml/v1/"),
+    "grpc": (
+        "router_ml/access",
+        "router_ml/bench/",
+        "router_ml/client",
+        "router_ml/server",
+        "router_ml/service",
+        "router_ml/tls",
+        "router_ml/v1/",
+        "router_ml/wire",
+    ),
     "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export", "training/benchmark/baselines"),
     "mlflow": ("training/registry",),
     "model2vec": ("training/encoder",),
