@@ -27,7 +27,15 @@ RUNTIME = {
 """All that serving may import besides the standard library."""
 
 HOMES = {
-    "grpc": ("router_ml/server", "router_ml/service", "router_ml/client", "router_ml/v1/"),
+    "grpc": (
+        "router_ml/server",
+        "router_ml/service",
+        "router_ml/client",
+        "router_ml/aio_client",
+        "router_ml/calls",
+        "router_ml/connection",
+        "router_ml/v1/",
+    ),
     "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export", "training/benchmark/baselines"),
     "mlflow": ("training/registry",),
     "model2vec": ("training/encoder",),
@@ -183,6 +191,7 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         ("router_ml.cli", (*HEAVY, "grpc", "onnxruntime")),
         ("router_ml.server", HEAVY),
         ("router_ml.client", (*HEAVY, "onnxruntime")),
+        ("router_ml.aio_client", (*HEAVY, "onnxruntime")),
     ],
 )
 def test_loading_a_front_door_loads_nothing_heavy(module: str, forbidden: tuple[str, ...]) -> None:
