@@ -197,6 +197,7 @@ class AsyncRouterClient:
                 answer = await method(message, timeout=call.timeout_s, metadata=self._calls.metadata())
             except grpc.RpcError as error:
                 call.failed(error)
+                await asyncio.sleep(call.pause_s)
             else:
                 call.answered()
                 return answer

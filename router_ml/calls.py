@@ -28,6 +28,9 @@ which takes a second, does not feel the wait."""
 _CONNECT_S = 1.0
 """The first call to an address may take so long, since it has to connect."""
 
+_AGAIN_S = 0.001
+"""The pause before the same address is tried again: until gRPC has noticed that the connection is lost."""
+
 _ENVELOPE_BYTES = 64
 """More than what frames a request or an outcome in a message of several."""
 
@@ -152,7 +155,6 @@ class Calls:
         decision = None if answer is None else convert.decision_from_proto(answer)
         if decision is None or not (decision.decision_id and decision.offer and decision.model):
             raise RouterMlError("the router server gave an answer that is no decision")
-        self._fallback.not_needed()
         return decision
 
     def default(self, request: Request, error: RouterMlError) -> Decision:
@@ -179,7 +181,7 @@ class Calls:
 class Call:
     """One call, on one address after the other until one answers or the time is up."""
 
-    __slots__ = ("_calls", "_deadline", "_next", "_order", "place")
+    __slots__ = ("_calls", "_deadline", "_next", "_order", "pause_s", "place")
 
     def __init__(self, calls: Calls, order: Sequence[int], timeout_s: float) -> None:
         self._calls = calls
@@ -188,6 +190,8 @@ class Call:
         self._next = 1
         self.place = order[0]
         """Number of the address to call now."""
+        self.pause_s = 0.0
+        """Seconds to wait before it."""
 
     @property
     def timeout_s(self) -> float:
@@ -212,7 +216,8 @@ class Call:
             or time.monotonic() >= self._deadline
         ):
             raise translated from error
-        self.place = self._order[self._next]
+        before, self.place = self.place, self._order[self._next]
+        self.pause_s = _AGAIN_S if self.place == before else 0.0
         self._next += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -266,6 +267,7 @@ class RouterClient:
                 answer = method(message, timeout=call.timeout_s, metadata=self._calls.metadata())
             except grpc.RpcError as error:
                 call.failed(error)
+                time.sleep(call.pause_s)
             except ValueError as error:  # how gRPC says that the channel is closed
                 raise self._calls.closed() from error
             else:

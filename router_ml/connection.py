@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import re
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from router_ml.errors import InputError
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the client trusts its server; a batch of answers may be long
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's two minutes are long for a server that restarts in seconds
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes are long for a server that restarts in seconds
     ("grpc.min_reconnect_backoff_ms", 1000),  # how long a host that is silent may take to connect; else 20 s
     ("grpc.client_idle_timeout_ms", 2**31 - 1),  # else the first call after half an hour would have to connect
     ("grpc.keepalive_time_ms", 10_000),  # a connection whose other end has vanished is replaced in seconds, else in
@@ -64,11 +65,24 @@ def channel_credentials(
         if cert is not None:
             raise InputError("`tls_cert` needs `tls_ca`, the authorities that the server's certificate is checked by")
         return None
-    return grpc.ssl_channel_credentials(
-        root_certificates=_pem("tls_ca", ca, b"CERTIFICATE-----"),
-        private_key=None if key is None else _pem("tls_key", key, b"PRIVATE KEY-----"),
-        certificate_chain=None if cert is None else _pem("tls_cert", cert, b"CERTIFICATE-----"),
-    )
+    roots = _read("tls_ca", ca)
+    # gRPC takes anything and then fails every call without a reason: OpenSSL judges first.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise InputError(f"`tls_ca` must be a PEM file of certificates; {ca} is none ({error.reason})") from None
+    if cert is None or key is None:
+        return grpc.ssl_channel_credentials(roots)
+    own_key, own_cert = _read("tls_key", key), _read("tls_cert", cert)
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as error:
+        raise InputError(
+            f"`tls_cert` and `tls_key` must be PEM files of a certificate and of its key without a passphrase; "
+            f"{cert} and {key} are not ({error.reason})"
+        ) from None
+    return grpc.ssl_channel_credentials(roots, own_key, own_cert)
 
 
 class Token:
@@ -117,13 +131,6 @@ def _stamp(file: str | Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _pem(field: str, file: str | Path, mark: bytes) -> bytes:
-    content = _read(field, file)
-    if mark not in content:
-        raise InputError(f"`{field}` must be a PEM file with {mark.decode().strip('-').lower()}; found none in {file}")
-    return content
 
 
 def _read(field: str, file: str | Path) -> bytes:

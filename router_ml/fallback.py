@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from router_ml.errors import InputError, NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.types import Constraints, Decision, Reason, Request
+
+_LOG_EVERY_S = 10.0
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,7 +26,8 @@ class Fallback:
             )
         self._model = model or None
         self._offer = offer or self._model
-        self._in_use = False
+        self._used = 0
+        self._log_again_at = -math.inf
 
     def decision(self, request: Request, error: RouterMlError) -> Decision:
         """The default decision in place of `error`.
@@ -35,9 +40,7 @@ class Fallback:
             raise error
         if not _allows(request.constraints, self._model):
             raise type(error)(f"{error}; the default model `{self._model}` is not allowed by this request") from error
-        if not self._in_use:
-            self._in_use = True
-            _LOG.warning("%s; the default offer `%s` is used until it decides", error, self._offer)
+        self._log(error)
         return Decision(
             decision_id="",
             offer=self._offer,
@@ -52,11 +55,12 @@ class Fallback:
             bundle_sha256="",
         )
 
-    def not_needed(self) -> None:
-        """The router decided."""
-        if self._in_use:
-            self._in_use = False
-            _LOG.info("the router decides again; the default offer `%s` is no longer used", self._offer)
+    def _log(self, error: RouterMlError) -> None:
+        self._used += 1
+        now = time.monotonic()
+        if now >= self._log_again_at:
+            self._log_again_at = now + _LOG_EVERY_S
+            _LOG.warning("%s; so the default offer `%s` was used, %d times by now", error, self._offer, self._used)
 
 
 def _allows(constraints: Constraints, model: str) -> bool:
