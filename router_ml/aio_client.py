@@ -16,7 +16,7 @@ from router_ml.calls import DECISION_TIMEOUT_S, Batch, Calls, Outcomes, Receipt
 from router_ml.client import RouterClient
 from router_ml.connection import CHANNEL_OPTIONS
 from router_ml.convert import MAX_MESSAGE_BYTES
-from router_ml.errors import InputError, RouterMlError
+from router_ml.errors import InputError, RouterMlError, RouterUnavailable
 from router_ml.records import OutcomeReport
 from router_ml.reporting import ReportCounts
 from router_ml.request import make_request
@@ -198,6 +198,12 @@ class AsyncRouterClient:
             except grpc.RpcError as error:
                 call.failed(error)
                 await asyncio.sleep(call.pause_s)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._closed or (task is not None and task.cancelling()):
+                    raise
+                # gRPC says so of calls in flight on a channel that is closed, though nobody gave up the task.
+                raise RouterUnavailable("this client was closed before the router server answered") from None
             else:
                 call.answered()
                 return answer

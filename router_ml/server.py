@@ -121,7 +121,7 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
         options=[
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half the calls
             ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),  # clients ping every 10 s of a silent stream
+            ("grpc.http2.min_ping_interval_without_data_ms", 5000),  # clients ping every 10 s of a silent stream
         ],
     )
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
