@@ -17,7 +17,7 @@ from router_ml.errors import InputError
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the client trusts its server; a batch of answers may be long
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's two minutes are long for a server that restarts in seconds
+    ("grpc.max_reconnect_backoff_ms", 300),  # so that in a rolling restart one server is back before the next one goes
     ("grpc.min_reconnect_backoff_ms", 1000),  # how long a host that is silent may take to connect; else 20 s
     ("grpc.client_idle_timeout_ms", 2**31 - 1),  # else the first call after half an hour would have to connect
     ("grpc.keepalive_time_ms", 10_000),  # a connection whose other end has vanished is replaced in seconds, else in
