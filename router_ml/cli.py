@@ -94,7 +94,7 @@ def _route(args: argparse.Namespace) -> None:
             raise InputError("--catalog goes with --model; a server has a catalog of its own")
         from router_ml.client import RouterClient
 
-        with RouterClient(args.server) as client:
+        with RouterClient(args.server, timeout_s=5.0) as client:
             decision = client.route(text, **fields)
     else:
         from router_ml.router import Router

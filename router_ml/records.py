@@ -43,6 +43,7 @@ class OutcomeReport:
     """
 
     decision_id: str
+    """Empty: of a decision that a client made by default; clients do not send it."""
     offer: str | None = None
     """Offer that answered; None: the chosen one, unless `model` names another model."""
     model: str | None = None
@@ -61,7 +62,7 @@ class OutcomeReport:
     """What went wrong with the call, e.g. "timeout"."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decision_id, str) or not self.decision_id:
+        if not isinstance(self.decision_id, str):
             raise RequestError(f"`decision_id` must be the id of a decision; found {self.decision_id!r}")
         check_number("success", self.success, high=1.0)
         for name in ("cost_usd", "latency_ms", "ttft_ms"):
@@ -107,7 +108,8 @@ def decision_line(
 
 
 def outcome_line(report: OutcomeReport, time_unix_micros: int) -> bytes:
-    """One journal line, ended by a line feed."""
+    """One journal line, ended by a line feed; RequestError when the outcome names no decision."""
+    _check_named(report.decision_id)
     record = {
         "decision_id": report.decision_id,
         "time_unix_micros": str(time_unix_micros),
@@ -139,8 +141,15 @@ def loss_line(writer: str, last_number: int, decisions: int | None, reason: str,
 
 def outcome_report(record: log_pb2.OutcomeRecord) -> OutcomeReport:
     """The report as it was given; RequestError where a record of another writer is out of range."""
-    fields = {field.name: value for field, value in record.ListFields() if field.name != "time_unix_micros"}
-    return OutcomeReport(**{"decision_id": "", **fields})
+    _check_named(record.decision_id)
+    return OutcomeReport(
+        **{field.name: value for field, value in record.ListFields() if field.name != "time_unix_micros"}
+    )
+
+
+def _check_named(decision_id: str) -> None:
+    if not decision_id:
+        raise RequestError("`decision_id` must be the id of a decision; found none")
 
 
 def record_kind(line: bytes) -> RecordKind | None:

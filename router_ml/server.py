@@ -157,6 +157,7 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
             ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
             # Nothing compressed is taken: grpcio 1.82 unpacks a few kB to any size before it looks at the limit.
             ("grpc.compression_enabled_algorithms_bitset", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5000),  # clients ping every 10 s of a silent stream
         ],
         interceptors=[*([TokenCheck(settings.tokens)] if settings.tokens else ()), SafeReader()],
     )
@@ -182,8 +183,9 @@ def reserve_port(settings: ServerSettings) -> tuple[socket.socket, str]:
 
     InputError when the address is wrong or cannot be bound, or may not be listened on like that.
     """
-    host, port = _allowed(settings)
+    host, port = _parsed(settings.listen)
     _probe(host.strip("[]"), port, settings.listen)
+    _check_exposure(host, settings)
     family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     held = socket.socket(family, kind)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -192,9 +194,10 @@ def reserve_port(settings: ServerSettings) -> tuple[socket.socket, str]:
 
 
 def _bind(server: grpc.Server, settings: ServerSettings) -> int:
-    host, port = _allowed(settings)
+    host, port = _parsed(settings.listen)
     if not settings.share_port:
         _probe(host.strip("[]"), port, settings.listen)
+    _check_exposure(host, settings)
     try:
         if settings.tls:
             return server.add_secure_port(settings.listen, server_credentials(settings.tls))
@@ -203,22 +206,22 @@ def _bind(server: grpc.Server, settings: ServerSettings) -> int:
         raise InputError(f"cannot listen on {settings.listen} ({error})") from None
 
 
-def _allowed(settings: ServerSettings) -> tuple[str, int]:
-    """Host and port, if a server may listen there as it is set up."""
-    listen = settings.listen
+def _parsed(listen: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(listen)
     if match is None or int(match["port"]) > 65535:
         raise InputError(
             f"`listen` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:50051; found {listen!r}"
         )
-    host, port = match["host"], int(match["port"])
+    return match["host"], int(match["port"])
+
+
+def _check_exposure(host: str, settings: ServerSettings) -> None:
     check_exposure(
         host.strip("[]"),
         encrypted=settings.tls is not None,
         tokens=settings.tokens is not None,
         insecure=settings.insecure,
     )
-    return host, port
 
 
 def _probe(host: str, port: int, listen: str) -> None:

@@ -61,6 +61,9 @@ class Reason(StrEnum):
     TARGET_UNREACHABLE = "target_unreachable"
     """No operating point reached the quality target on the data that set them: highest quality instead."""
 
+    ROUTER_UNAVAILABLE = "router_unavailable"
+    """Given by a client, never by a router: the router was late, down or wrong; the client's configured default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -163,7 +166,7 @@ class Decision(NamedTuple):
     """The answer to one request."""
 
     decision_id: str
-    """Time-ordered UUID (version 7)."""
+    """Time-ordered UUID (version 7); empty when a client made the decision by default, for want of the router."""
     offer: str
     model: str
     fallbacks: tuple[str, ...]

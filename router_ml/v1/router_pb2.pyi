@@ -28,6 +28,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_NONE_CLEARS: _ClassVar[Reason]
     REASON_ONLY_ELIGIBLE: _ClassVar[Reason]
     REASON_TARGET_UNREACHABLE: _ClassVar[Reason]
+    REASON_ROUTER_UNAVAILABLE: _ClassVar[Reason]
 
 class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -53,6 +54,7 @@ REASON_CHEAPEST_CLEARING: Reason
 REASON_NONE_CLEARS: Reason
 REASON_ONLY_ELIGIBLE: Reason
 REASON_TARGET_UNREACHABLE: Reason
+REASON_ROUTER_UNAVAILABLE: Reason
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_INVALID_REQUEST: ErrorCode
 ERROR_CODE_NO_ELIGIBLE_OFFER: ErrorCode

@@ -53,7 +53,7 @@ def serve_and_report(model: str, prompts: list[str], truth: dict[tuple[str, str]
         server = serve(router, settings=ServerSettings(listen="127.0.0.1:0"), journal=record)
         server.start()
         try:
-            with RouterClient(server.address) as client:
+            with RouterClient(server.address, timeout_s=5.0) as client:
                 decisions = [client.route(prompt, segment="support") for prompt in prompts]
                 receipt = client.report(
                     [

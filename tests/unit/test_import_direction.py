@@ -29,8 +29,11 @@ RUNTIME = {
 HOMES = {
     "grpc": (
         "router_ml/access",
+        "router_ml/aio_client",
         "router_ml/bench/",
+        "router_ml/calls",
         "router_ml/client",
+        "router_ml/connection",
         "router_ml/server",
         "router_ml/service",
         "router_ml/tls",
@@ -192,6 +195,7 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         ("router_ml.cli", (*HEAVY, "grpc", "onnxruntime")),
         ("router_ml.server", HEAVY),
         ("router_ml.client", (*HEAVY, "onnxruntime")),
+        ("router_ml.aio_client", (*HEAVY, "onnxruntime")),
     ],
 )
 def test_loading_a_front_door_loads_nothing_heavy(module: str, forbidden: tuple[str, ...]) -> None:

@@ -208,7 +208,7 @@ def test_numbers_of_numpy_are_written() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"decision_id": ""}, "`decision_id`"),
+        ({"decision_id": None}, "`decision_id`"),
         ({"success": 1.01}, "`success`"),
         ({"success": math.nan}, "`success`"),
         ({"cost_usd": -0.01}, "`cost_usd`"),
@@ -224,6 +224,13 @@ def test_numbers_of_numpy_are_written() -> None:
 def test_an_outcome_out_of_range_is_refused_by_field(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         OutcomeReport(**{"decision_id": "d", **fields})
+
+
+def test_an_outcome_of_a_default_decision_is_no_record() -> None:
+    with pytest.raises(RequestError, match="`decision_id` must be the id of a decision; found none"):
+        outcome_line(OutcomeReport("", success=1.0), MICROS)
+    with pytest.raises(RequestError, match="`decision_id`"):
+        outcome_report(log_pb2.OutcomeRecord(success=1.0))
 
 
 @pytest.mark.parametrize(
