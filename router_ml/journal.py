@@ -70,6 +70,8 @@ class JournalStats:
     """Outcome reports that could not be written; their senders got an OSError."""
     queued_bytes: int
     """Memory taken by decisions that wait."""
+    lag_seconds: float
+    """Age of the oldest decision that waits; 0 when none does."""
     trouble: str | None
     """What the disk said at the last write; None: it went well."""
 
@@ -136,6 +138,7 @@ class Journal:
                 outcomes_written=self._outcomes_written,
                 outcomes_refused=self._outcomes_refused,
                 queued_bytes=self._queued_bytes,
+                lag_seconds=self._lag_seconds(),
                 trouble=self._trouble,
             )
 
@@ -246,6 +249,10 @@ class Journal:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+
+    def _lag_seconds(self) -> float:
+        waiting = next((item for item in self._queue if isinstance(item, _Decided)), None)
+        return 0.0 if waiting is None else max(0.0, time.time() - waiting.time_unix_micros / 1e6)
 
     def _tell(self, trouble: OSError | None) -> None:
         """Log when trouble with the disk begins and ends, not at every write."""

@@ -17,9 +17,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from router_ml.admission import MeteredPool
 from router_ml.convert import MAX_MESSAGE_BYTES
 from router_ml.errors import InputError
+from router_ml.meter import Meter
 from router_ml.service import SERVICE_NAME, Decider, Record, RouterServicer
+from router_ml.tracing import Tracer
 from router_ml.v1 import router_pb2_grpc
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
@@ -108,22 +111,33 @@ class Server:
             self.stop()
 
 
-def serve(router: Decider, *, settings: ServerSettings | None = None, journal: Record | None = None) -> Server:
+def serve(
+    router: Decider,
+    *,
+    settings: ServerSettings | None = None,
+    journal: Record | None = None,
+    meter: Meter | None = None,
+    tracer: Tracer | None = None,
+) -> Server:
     """A server bound to its port, not yet started: call `start`, or `run` to serve until told to stop.
 
+    What it does is counted by `meter` and traced by `tracer`, where given; neither is closed with it.
     InputError when the address is wrong or cannot be bound, e.g. because its port is in use.
     """
     settings = settings or ServerSettings()
     _check_settings(settings)
     healths = health.HealthServicer()
+    n_threads, name = settings.threads + settings.max_streams, "router-ml-rpc"
+    metered = None if meter is None else MeteredPool(n_threads, name, service=SERVICE_NAME, meter=meter)
     server = grpc.server(
-        ThreadPoolExecutor(settings.threads + settings.max_streams, thread_name_prefix="router-ml-rpc"),
+        metered or ThreadPoolExecutor(n_threads, name),
+        interceptors=[metered.interceptor] if metered else [],
         options=[
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half the calls
             ("grpc.max_receive_message_length", settings.max_message_bytes),
         ],
     )
-    servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
+    servicer = RouterServicer(router, journal, max_streams=settings.max_streams, meter=meter, tracer=tracer)
     router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -21,16 +21,20 @@ RUNTIME = {
     "grpc",
     "grpc_health",
     "grpc_reflection",
+    "prometheus_client",
+    "opentelemetry",
     "google",
     "yaml",
 }
 """All that serving may import besides the standard library."""
 
 HOMES = {
-    "grpc": ("router_ml/server", "router_ml/service", "router_ml/client", "router_ml/v1/"),
+    "grpc": ("router_ml/admission", "router_ml/server", "router_ml/service", "router_ml/client", "router_ml/v1/"),
     "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export", "training/benchmark/baselines"),
     "mlflow": ("training/registry",),
     "model2vec": ("training/encoder",),
+    "opentelemetry": ("router_ml/tracing",),
+    "prometheus_client": ("router_ml/metrics",),
     "sentence_transformers": ("training/encoder",),
     "sqlalchemy": ("training/registry",),
     "torch": ("training/encoder",),
