@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
+from router_ml.logs import FORMATS, LEVELS, set_up_logs
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -71,25 +72,41 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from contextlib import ExitStack
+
     from router_ml.journal import Journal
+    from router_ml.meter import JournalWatch, Meter
+    from router_ml.metrics import ServerMetrics, serve_metrics
     from router_ml.router import Router
     from router_ml.server import ServerSettings, serve
+    from router_ml.tracing import Tracer, TraceSettings
 
+    set_up_logs(args.log_format, args.log_level)
     router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
     _warn_of_unjudged(router.policy.unjudged_offers)
-    journal = Journal(args.journal) if args.journal else None
-    try:
-        server = serve(router, settings=ServerSettings(listen=args.listen), journal=journal)
-        about = router.describe()
+    about = router.describe()
+    metrics = ServerMetrics() if args.metrics else None
+    meter = Meter(metrics.memories[0]) if metrics else None
+    with ExitStack() as ends:  # in the opposite order
+        tracer = Tracer(TraceSettings(args.traces, args.trace_ratio)) if args.traces else None
+        if tracer:
+            ends.callback(tracer.close)
+        journal = Journal(args.journal) if args.journal else None
+        if journal and meter:
+            ends.callback(JournalWatch(meter, journal).close)
+        if journal:
+            ends.callback(journal.close)
+        settings = ServerSettings(listen=args.listen)
+        server = serve(router, settings=settings, journal=journal, meter=meter, tracer=tracer)
+        if metrics:
+            metrics.in_force(about.version, about.bundle_sha256)
+            ends.callback(serve_metrics(args.metrics, metrics, lambda: server.serving).close)
         line = (
             f"router-ml serves version {about.version} (bundle {about.bundle_sha256[:12]}) on {server.address}; "
             f"{len(about.offers)} offers of {len(about.models)} models; "
             f"journal: {args.journal or 'none, so outcomes are refused'}"
         )
         server.run(ready=lambda: print(line, flush=True))
-    finally:
-        if journal:
-            journal.close()
 
 
 def _route(args: argparse.Namespace) -> None:
@@ -323,6 +340,21 @@ def _add_serve(commands: Any) -> None:
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
+    parser.add_argument(
+        "--metrics", metavar="ADDRESS", help="tell Prometheus there, by HTTP: /metrics, also /healthz and /readyz"
+    )
+    parser.add_argument(
+        "--traces", metavar="URL", help="send OpenTelemetry traces to this collector, e.g. http://collector:4318"
+    )
+    parser.add_argument(
+        "--trace-ratio",
+        type=_ratio,
+        default=1.0,
+        metavar="R",
+        help="share of calls to trace, unless the caller's `traceparent` decides; default 1",
+    )
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="of standard error; default text")
+    parser.add_argument("--log-level", choices=LEVELS, default="warning", help="default warning")
 
 
 def _add_route(commands: Any) -> None:
@@ -349,6 +381,13 @@ def _share(text: str) -> float:
     value = _number(text, float)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {text}")
+    return value
+
+
+def _ratio(text: str) -> float:
+    value = _number(text, float)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {text}")
     return value
 
 

@@ -44,9 +44,9 @@ _COUNTERS = (
     "explored", REFUSED_OVERLOAD, REFUSED_GONE, "outcomes_accepted", "outcomes_rejected", "outcomes_unwritten",
     "journal_written", "journal_lost",
 )  # fmt: skip
-_GAUGES = ("alive", "in_flight", "journal", "journal_trouble", "journal_queued_bytes", "journal_oldest_unix")
-"""`alive` and `journal`: 1 while there is a worker, and while it keeps a journal; `journal_oldest_unix`: time
-of the oldest decision that waits for the disk, 0 when none waits."""
+_GAUGES = ("alive", "taken", "ended", "journal", "journal_trouble", "journal_queued_bytes", "journal_oldest_unix")
+"""`alive` and `journal`: 1 while there is a worker, and while it keeps a journal; `taken` less `ended`: calls in
+flight; `journal_oldest_unix`: time of the oldest decision that waits for the disk, 0 when none waits."""
 
 _SERIES = 1024
 """Sets of labels of decisions that are told apart; those that come later count as `OTHER`."""
@@ -65,7 +65,7 @@ _CELLS = _DECISIONS + _SERIES
 _LATENCY_AT = {method: k * _LATENCY_CELLS for k, method in enumerate(TIMED)}
 _RPC_AT = {(m, s): _RPCS + i * len(STATUSES) + j for i, m in enumerate(METHODS) for j, s in enumerate(STATUSES)}
 _SINGLE_AT = {name: _SINGLES + k for k, name in enumerate(_COUNTERS + _GAUGES)}
-_EXPLORED, _IN_FLIGHT = _SINGLE_AT["explored"], _SINGLE_AT["in_flight"]
+_EXPLORED, _TAKEN, _ENDED = _SINGLE_AT["explored"], _SINGLE_AT["taken"], _SINGLE_AT["ended"]
 
 Labels = tuple[str, str, str, str]
 """Version, arm, model and reason of decisions."""
@@ -115,9 +115,10 @@ class Meter:
 
     def ended(self, method: str, status: str) -> None:
         """A call ended with the gRPC status of that name; told by whoever answers it, in the thread that serves it."""
-        self._here.ended = True
+        self._here.answered = True
         with self._lock:
             self._cells[_RPC_AT[method, status]] += 1
+            self._cells[_ENDED] += 1
 
     def outcomes(self, *, accepted: int = 0, rejected: int = 0, unwritten: int = 0) -> None:
         """Outcomes were reported: on disk now, wrong in themselves, or not to be written."""
@@ -127,26 +128,24 @@ class Meter:
             self._cells[_SINGLE_AT["outcomes_unwritten"]] += unwritten
 
     def refused(self, method: str, why: str, status: str) -> None:
-        """A call ended without being served: REFUSED_OVERLOAD or REFUSED_GONE."""
+        """A call ended without being served: REFUSED_OVERLOAD, before it was taken, or REFUSED_GONE, afterwards."""
         with self._lock:
             self._cells[_SINGLE_AT[why]] += 1
             self._cells[_RPC_AT[method, status]] += 1
+            self._cells[_ENDED] += why == REFUSED_GONE
 
-    def begin(self) -> None:
-        """A call was taken; `served` must follow."""
-        with self._lock:
-            self._cells[_IN_FLIGHT] += 1
+    def taken(self) -> None:
+        """A call was taken and waits for a thread. Only for the one thread that takes calls."""
+        self._cells[_TAKEN] += 1
 
-    def serving(self) -> None:
-        """This thread turns to a call."""
-        self._here.ended = False
+    def turn(self) -> None:
+        """This thread turns to a call that was taken."""
+        self._here.answered = False
 
-    def served(self) -> bool:
-        """This thread is done with its call; whether it was answered, as `ended` told."""
-        with self._lock:
-            self._cells[_IN_FLIGHT] -= 1
-        ended: bool = self._here.ended
-        return ended
+    def answered(self) -> bool:
+        """Whether the call that this thread turned to was answered, as `ended` told."""
+        answered: bool = self._here.answered
+        return answered
 
     def journal(self, stats: JournalStats) -> None:
         """How the journal of this worker stands now."""

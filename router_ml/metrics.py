@@ -115,7 +115,9 @@ def _calls(reading: Reading) -> Iterator[Metric]:
         "reason",
         {"overload": counts[REFUSED_OVERLOAD], "gone": counts[REFUSED_GONE]},
     )
-    yield GaugeMetricFamily("router_ml_in_flight", "Calls that wait or are served", counts["in_flight"])
+    yield GaugeMetricFamily(
+        "router_ml_in_flight", "Calls that wait or are served", max(0.0, counts["taken"] - counts["ended"])
+    )
     yield _counter(
         "router_ml_outcomes",
         "Outcomes reported: accepted (on disk), rejected (wrong in themselves), unwritten (disk in trouble)",

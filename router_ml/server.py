@@ -58,6 +58,7 @@ class Server:
         self._health = healths
         self._settings = settings
         self._port = port
+        self._serving = False
 
     @property
     def port(self) -> int:
@@ -70,18 +71,25 @@ class Server:
         host = self._settings.listen.rpartition(":")[0]
         return f"{_LOOPBACK.get(host, host)}:{self._port}"
 
+    @property
+    def serving(self) -> bool:
+        """Whether it answers calls: started, and not told to stop."""
+        return self._serving
+
     def start(self) -> None:
         """Begin to serve; returns at once."""
         self._grpc.start()
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("serving on %s", self.address)
+        self._serving = True
+        _log.info("serving on %s", self.address, extra={"address": self.address})
 
     def stop(self, grace_s: float | None = None) -> None:
         """Report NOT_SERVING, take no new calls, let those in flight finish within the grace; returns when done.
 
         `grace_s` defaults to that of the settings. May be called again.
         """
+        self._serving = False
         self._health.enter_graceful_shutdown()
         self._grpc.stop(self._settings.grace_s if grace_s is None else grace_s).wait()
 
@@ -128,17 +136,17 @@ def serve(
     _check_settings(settings)
     healths = health.HealthServicer()
     n_threads, name = settings.threads + settings.max_streams, "router-ml-rpc"
-    metered = None if meter is None else MeteredPool(n_threads, name, service=SERVICE_NAME, meter=meter)
+    metered = None if meter is None else MeteredPool(n_threads, name, meter)
     server = grpc.server(
         metered or ThreadPoolExecutor(n_threads, name),
-        interceptors=[metered.interceptor] if metered else [],
         options=[
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half the calls
             ("grpc.max_receive_message_length", settings.max_message_bytes),
         ],
     )
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams, meter=meter, tracer=tracer)
-    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    registrar = metered.registrar(server) if metered else server
+    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, registrar)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
