@@ -76,7 +76,6 @@ def _serve(args: argparse.Namespace) -> None:
 
     from router_ml.journal import Journal
     from router_ml.meter import JournalWatch, Meter
-    from router_ml.metrics import ServerMetrics, serve_metrics
     from router_ml.router import Router
     from router_ml.server import ServerSettings, serve
     from router_ml.tracing import Tracer, TraceSettings
@@ -85,8 +84,12 @@ def _serve(args: argparse.Namespace) -> None:
     router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
     _warn_of_unjudged(router.policy.unjudged_offers)
     about = router.describe()
-    metrics = ServerMetrics() if args.metrics else None
-    meter = Meter(metrics.memories[0]) if metrics else None
+    metrics = meter = None
+    if args.metrics:
+        from router_ml.metrics import ServerMetrics, serve_metrics
+
+        metrics = ServerMetrics()
+        meter = Meter(metrics.memories[0])
     with ExitStack() as ends:  # in the opposite order
         tracer = Tracer(TraceSettings(args.traces, args.trace_ratio)) if args.traces else None
         if tracer:

@@ -161,7 +161,7 @@ class MetricsServer:
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, name="router-ml-metrics", daemon=True)
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="router-ml-metrics", daemon=True)
         self._thread.start()
 
     @property

@@ -185,7 +185,7 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         ("router_ml", (*HEAVY, "grpc", "onnxruntime")),
         ("router_ml.router", (*HEAVY, "grpc")),
         ("router_ml.cli", (*HEAVY, "grpc", "onnxruntime")),
-        ("router_ml.server", HEAVY),
+        ("router_ml.server", (*HEAVY, "opentelemetry", "prometheus_client")),
         ("router_ml.client", (*HEAVY, "onnxruntime")),
     ],
 )
