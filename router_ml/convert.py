@@ -191,11 +191,16 @@ def description_from_proto(message: pb.DescribeResponse) -> Description:
     )
 
 
+def error_code(error: Exception) -> pb.ErrorCode:
+    """Which kind of fault an error is to clients."""
+    return next((code for kind, code in _ERROR_CODES if isinstance(error, kind)), pb.ERROR_CODE_INTERNAL)
+
+
 def error_fields(error: Exception) -> dict[str, Any]:
     """What an Error is built from; a fault that is not ours is not described to clients."""
-    code = next((code for kind, code in _ERROR_CODES if isinstance(error, kind)), None)
-    if code is None:
-        return {"code": pb.ERROR_CODE_INTERNAL, "message": "the server failed on this request; its log says why"}
+    code = error_code(error)
+    if code == pb.ERROR_CODE_INTERNAL:
+        return {"code": code, "message": "the server failed on this request; its log says why"}
     rejected = error.rejected if isinstance(error, NoEligibleOfferError) else {}
     return {
         "code": code,

@@ -107,10 +107,9 @@ class Rollout:
         in_force: str,
         generation: Generation,
         workers: Callable[[], Sequence[Worker]],
-        *,
-        told: Callable[[str, Refusal | None], None] = lambda name, refusal: None,
+        told: Callable[[Path | None], None] | None = None,
     ) -> None:
-        """`told` hears of each version that was switched to, or refused."""
+        """`told` hears of each version that came into force, and None of each that was refused."""
         self._folder = folder
         self._generation = generation
         self._workers = workers
@@ -149,10 +148,12 @@ class Rollout:
         for worker in workers:
             worker.settle(None)
         _LOG.info("version %s is in force", name)
-        self._told(name, None)
+        if self._told:
+            self._told(self._folder / name)
 
     def _refuse(self, refusal: Refusal) -> None:
         _LOG.error("version %s is refused, %s stays in force: %s", refusal.name, self.in_force, refusal.reason)
         for worker in self._workers():
             worker.settle(refusal)
-        self._told(refusal.name, refusal)
+        if self._told:
+            self._told(None)

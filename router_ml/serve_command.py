@@ -9,17 +9,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 
-from router_ml.bundle import policy_of
+from router_ml.bundle import Manifest, policy_of
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
 from router_ml.journal_options import journal_options, needs_digests, open_journal
+from router_ml.logs import set_up_logs
+from router_ml.metrics import ServerMetrics, serve_metrics
+from router_ml.policy import Policy
 from router_ml.rollout import Rollout
 from router_ml.server import ServerSettings
 from router_ml.supervisor import Supervisor
 from router_ml.tls import TlsFiles
+from router_ml.tracing import TraceSettings
 from router_ml.versions import POINTER, current
 from router_ml.worker import Serving, ServingPlan
 
@@ -31,27 +36,60 @@ def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
     """Serve until told to stop."""
     # By default gRPC also logs words of its clients, such as the reason that one gives for going away.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    set_up_logs(args.log_format, args.log_level)
     folder, path = _what_to_serve(args, bundle_folder)
     catalog = Catalog.load(args.catalog) if args.catalog else None
-    journal = partial(open_journal, journal_options(args))
-    settings = ServerSettings(listen=args.listen, tls=_tls(args), tokens=args.tokens, insecure=args.insecure)
-    plan = ServingPlan(settings, catalog, journal, needs_digests(args))
-    line = _about(path, catalog, args)
-    if args.follow:
+    plan = ServingPlan(
+        ServerSettings(listen=args.listen, tls=_tls(args), tokens=args.tokens, insecure=args.insecure),
+        catalog,
+        partial(open_journal, journal_options(args)),
+        needs_digests(args),
+        TraceSettings(args.traces, args.trace_ratio) if args.traces else None,
+        (args.log_format, args.log_level),
+    )
+    manifest, digest, policy = policy_of(path, catalog)
+    line = _about(manifest, digest, policy, args)
+    metrics = ServerMetrics(args.workers) if args.metrics else None
+    if metrics:
+        metrics.in_force(manifest.version, digest)
+    if args.follow and folder:
         threading.Thread(target=_keep_following, args=(args.follow, folder), daemon=True).start()
-    if args.workers > 1:
-        supervisor = Supervisor(plan, path, args.workers, folder)
+    serve = _supervised if args.workers > 1 else _alone
+    serve(plan, path, folder, metrics, args, line)
+
+
+def _supervised(
+    plan: ServingPlan,
+    path: Path,
+    folder: Path | None,
+    metrics: ServerMetrics | None,
+    args: argparse.Namespace,
+    line: str,
+) -> None:
+    supervisor = Supervisor(plan, path, args.workers, folder, metrics)
+    with _telling(args.metrics, metrics, lambda: supervisor.serving):
         supervisor.run(ready=lambda: print(line.format(address=supervisor.address), flush=True))
-        return
+
+
+def _alone(
+    plan: ServingPlan,
+    path: Path,
+    folder: Path | None,
+    metrics: ServerMetrics | None,
+    args: argparse.Namespace,
+    line: str,
+) -> None:
     generation = ctypes.c_ulong(0)
-    serving = Serving.open(plan, path, 0, generation)
-    try:
+    with closing(Serving.open(plan, path, 0, generation, metrics.memories[0] if metrics else None)) as serving:
         if folder:
-            rollout = Rollout(folder, path.name, generation, lambda: [serving])
+            rollout = Rollout(folder, path.name, generation, lambda: [serving], metrics.switched if metrics else None)
             threading.Thread(target=_keep_looking, args=(rollout,), name="router-ml-rollout", daemon=True).start()
-        serving.server.run(ready=lambda: print(line.format(address=serving.server.address), flush=True))
-    finally:
-        serving.close()
+        with _telling(args.metrics, metrics, lambda: serving.server.serving):
+            serving.server.run(ready=lambda: print(line.format(address=serving.server.address), flush=True))
+
+
+def _telling(address: str, metrics: ServerMetrics | None, ready: Callable[[], bool]) -> AbstractContextManager[object]:
+    return closing(serve_metrics(address, metrics, ready)) if metrics else nullcontext()
 
 
 def _tls(args: argparse.Namespace) -> TlsFiles | None:
@@ -83,9 +121,8 @@ def _what_to_serve(args: argparse.Namespace, bundle_folder: Callable[[str], Path
     return folder, folder / name
 
 
-def _about(path: Path, catalog: Catalog | None, args: argparse.Namespace) -> str:
+def _about(manifest: Manifest, digest: str, policy: Policy, args: argparse.Namespace) -> str:
     """The line that says what is served, but for the address; warns of offers that are never chosen."""
-    manifest, digest, policy = policy_of(path, catalog)
     if policy.unjudged_offers:
         names = ", ".join(policy.unjudged_offers)
         print(f"router-ml: never chosen, since the bundle cannot judge their models: {names}", file=sys.stderr)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from router_ml.journal_options import add_journal_options
+from router_ml.logs import FORMATS, LEVELS
 
 
 def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None:
@@ -41,6 +42,21 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
         help="ask calls for a bearer token; lines of: name, scopes (route,report,admin), SHA-256 of the token",
     )
     parser.add_argument(
+        "--metrics", metavar="ADDRESS", help="tell Prometheus there, by HTTP: /metrics, also /healthz and /readyz"
+    )
+    parser.add_argument(
+        "--traces", metavar="URL", help="send OpenTelemetry traces to this collector, e.g. http://collector:4318"
+    )
+    parser.add_argument(
+        "--trace-ratio",
+        type=_ratio,
+        default=1.0,
+        metavar="R",
+        help="share of calls to trace, unless the caller's `traceparent` decides; default 1",
+    )
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="of standard error; default text")
+    parser.add_argument("--log-level", choices=LEVELS, default="warning", help="default warning")
+    parser.add_argument(
         "--insecure", action="store_true", help="listen beyond this machine without encryption, on a trusted network"
     )
 
@@ -54,3 +70,12 @@ def _workers(text: str) -> int:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"expected a whole number above 0, or auto; found {text!r}")
+
+
+def _ratio(text: str) -> float:
+    try:
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a number in [0, 1], found {text!r}")

@@ -19,10 +19,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from router_ml.access import TokenCheck, check_exposure
+from router_ml.admission import MeteredPool
 from router_ml.convert import MAX_MESSAGE_BYTES
 from router_ml.errors import InputError
+from router_ml.meter import Meter
 from router_ml.service import SERVICE_NAME, Decider, Record, RouterServicer
 from router_ml.tls import TlsFiles, server_credentials
+from router_ml.tracing import Tracer
 from router_ml.v1 import router_pb2_grpc
 from router_ml.wire import SafeReader
 
@@ -75,6 +78,7 @@ class Server:
         self._settings = settings
         self._port = port
         self._refused: str | None = None
+        self._serving = False
 
     @property
     def port(self) -> int:
@@ -87,12 +91,18 @@ class Server:
         host = self._settings.listen.rpartition(":")[0]
         return f"{_LOOPBACK.get(host, host)}:{self._port}"
 
+    @property
+    def serving(self) -> bool:
+        """Whether it answers calls: started, and not told to stop."""
+        return self._serving
+
     def start(self) -> None:
         """Begin to serve; returns at once."""
         self._grpc.start()
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("serving on %s", self.address)
+        self._serving = True
+        _log.info("serving on %s", self.address, extra={"address": self.address})
 
     def tell_refused(self, name: str | None) -> None:
         """Let health checks of `version:NAME` say NOT_SERVING for a version that was refused; None: it is over."""
@@ -107,6 +117,7 @@ class Server:
 
         `grace_s` defaults to that of the settings. May be called again.
         """
+        self._serving = False
         self._health.enter_graceful_shutdown()
         self._grpc.stop(self._settings.grace_s if grace_s is None else grace_s).wait()
 
@@ -136,17 +147,27 @@ class Server:
             self.stop()
 
 
-def serve(router: Decider, *, settings: ServerSettings | None = None, journal: Record | None = None) -> Server:
+def serve(
+    router: Decider,
+    *,
+    settings: ServerSettings | None = None,
+    journal: Record | None = None,
+    meter: Meter | None = None,
+    tracer: Tracer | None = None,
+) -> Server:
     """A server bound to its port, not yet started: call `start`, or `run` to serve until told to stop.
 
+    What it does is counted by `meter` and traced by `tracer`, where given; neither is closed with it.
     InputError when the address is wrong or cannot be bound, e.g. because its port is in use.
     """
     settings = settings or ServerSettings()
     _check_settings(settings)
     healths = health.HealthServicer()
+    n_threads, name = settings.threads + settings.max_streams, "router-ml-rpc"
+    metered = None if meter is None else MeteredPool(n_threads, name, meter)
     server = grpc.server(
-        ThreadPoolExecutor(settings.threads + settings.max_streams, thread_name_prefix="router-ml-rpc"),
-        maximum_concurrent_rpcs=settings.threads + settings.max_streams + settings.max_waiting,
+        metered or ThreadPoolExecutor(n_threads, name),
+        maximum_concurrent_rpcs=n_threads + settings.max_waiting,
         options=[
             # Unless asked for: a second server on the port would silently take half the calls.
             ("grpc.so_reuseport", int(settings.share_port)),
@@ -161,8 +182,9 @@ def serve(router: Decider, *, settings: ServerSettings | None = None, journal: R
         ],
         interceptors=[*([TokenCheck(settings.tokens)] if settings.tokens else ()), SafeReader()],
     )
-    servicer = RouterServicer(router, journal, max_streams=settings.max_streams)
-    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    servicer = RouterServicer(router, journal, max_streams=settings.max_streams, meter=meter, tracer=tracer)
+    registrar = metered.registrar(server) if metered else server
+    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, registrar)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -12,7 +14,9 @@ import grpc
 
 from router_ml import convert
 from router_ml.errors import RequestError, RouterMlError, RouterUnavailable
+from router_ml.meter import TIMED, Meter
 from router_ml.records import OutcomeReport
+from router_ml.tracing import Tracer, attributes_of
 from router_ml.types import Decision, Description, Request
 from router_ml.v1 import router_pb2 as pb
 from router_ml.v1 import router_pb2_grpc
@@ -64,23 +68,42 @@ _Answer = TypeVar("_Answer")
 def _unary(
     method: Callable[[RouterServicer, _Message], _Answer],
 ) -> Callable[[RouterServicer, _Message, grpc.ServicerContext], _Answer]:
+    name = method.__name__
+
     @wraps(method)
     def call(servicer: RouterServicer, message: _Message, context: grpc.ServicerContext) -> _Answer:
+        begun = time.time_ns()
         try:
-            return method(servicer, message)
+            answer = method(servicer, message)
         except Exception as error:
+            servicer._ended(name, context, begun, _status(error).name)
             _abort(context, error)
+        servicer._ended(name, context, begun, "OK", answer)
+        return answer
 
     return call
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
-    """Serves one router, and writes to a journal if there is one. Called from many threads at once."""
+    """Serves one router, and writes to a journal if there is one. Called from many threads at once.
 
-    def __init__(self, router: Decider, journal: Record | None, *, max_streams: int) -> None:
+    What happens is counted by `meter` and traced by `tracer`, where given.
+    """
+
+    def __init__(
+        self,
+        router: Decider,
+        journal: Record | None,
+        *,
+        max_streams: int,
+        meter: Meter | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._router = router
         self._journal = journal
         self._streams = threading.BoundedSemaphore(max_streams)
+        self._meter = meter
+        self._tracer = tracer
 
     @_unary
     def Route(self, message: pb.RouteRequest) -> pb.RouteResponse:
@@ -98,13 +121,18 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     def RouteStream(
         self, messages: Iterator[pb.RouteStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.RouteStreamResponse]:
+        begun, n_messages, status = time.time_ns(), 0, "CANCELLED"  # what a stream ends with unless it ends in order
         if not self._streams.acquire(blocking=False):
+            self._ended("RouteStream", context, begun, "UNAVAILABLE")
             _abort(context, RouterUnavailable("this server has no stream to spare; use another server or unary calls"))
         try:
             for message in messages:
                 yield self._answer(message)
+                n_messages += 1
+            status = "OK"
         finally:
             self._streams.release()
+            self._ended("RouteStream", context, begun, status, n_messages=n_messages)
 
     @_unary
     def ReportOutcomes(self, message: pb.ReportOutcomesRequest) -> pb.ReportOutcomesResponse:
@@ -119,7 +147,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             except RequestError as error:
                 rejected.append({"index": i, "decision_id": item.decision_id, "reason": str(error)})
         if outcomes:
-            _append(self._journal, outcomes)
+            self._append(self._journal, outcomes)
+        if self._meter is not None:
+            self._meter.outcomes(accepted=len(outcomes), rejected=len(rejected))
         return pb.ReportOutcomesResponse(accepted=len(outcomes), rejected=rejected)
 
     @_unary
@@ -133,31 +163,65 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         return decision
 
     def _answer(self, message: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
+        begun = time.time_ns()
         result: Decision | Exception
         try:
             result = self._decide(message.request)
         except Exception as error:
             _log_fault(error)
             result = error
-        return pb.RouteStreamResponse(id=message.id, **convert.result_fields(result))
+        answer = pb.RouteStreamResponse(id=message.id, **convert.result_fields(result))
+        if self._meter is not None and isinstance(result, Decision):
+            self._meter.timed("RouteStream", (time.time_ns() - begun) * 1e-9)
+        return answer
 
     def _record(self, request: Request, result: Decision | RouterMlError) -> None:
-        if self._journal is not None and isinstance(result, Decision):
+        if not isinstance(result, Decision):
+            return
+        if self._journal is not None:
             self._journal.append_decision(request, result)
+        if self._meter is not None:
+            self._meter.decided(result)
 
+    def _append(self, journal: Record, outcomes: Sequence[OutcomeReport]) -> None:
+        try:
+            journal.append_outcomes(outcomes)
+        except OSError as error:
+            if self._meter is not None:
+                self._meter.outcomes(unwritten=len(outcomes))
+            raise RouterUnavailable(
+                f"the outcomes could not be written to the journal ({error}); report them again later"
+            ) from error
 
-def _append(journal: Record, outcomes: Sequence[OutcomeReport]) -> None:
-    try:
-        journal.append_outcomes(outcomes)
-    except OSError as error:
-        raise RouterUnavailable(
-            f"the outcomes could not be written to the journal ({error}); report them again later"
-        ) from error
+    def _ended(
+        self,
+        method: str,
+        context: grpc.ServicerContext,
+        begun_ns: int,
+        status: str,
+        answer: Any = None,
+        n_messages: int | None = None,
+    ) -> None:
+        """A call was served: count and trace it."""
+        if self._meter is None and self._tracer is None:
+            return
+        now = time.time_ns()
+        if self._meter is not None:
+            if answer is not None and method in TIMED:
+                self._meter.timed(method, (now - begun_ns) * 1e-9)
+            self._meter.ended(method, status)
+        if self._tracer is not None:
+            attributes = attributes_of(answer) if n_messages is None else {"router_ml.requests": n_messages}
+            self._tracer.record(method, context.invocation_metadata(), begun_ns, now, status, attributes)
 
 
 def _check_count(field: str, count: int) -> None:
     if count > convert.MAX_ITEMS:
         raise RequestError(f"`{field}` must hold at most {convert.MAX_ITEMS} items, found more; send them in parts")
+
+
+def _status(error: Exception) -> grpc.StatusCode:
+    return _STATUS[convert.error_code(error)]
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
@@ -173,5 +237,9 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
 
 def _log_fault(error: Exception) -> None:
     """What is not the caller's doing must be found in the server's log."""
-    if not isinstance(error, RouterMlError) or isinstance(error, RouterUnavailable):
-        _log.error("a call failed: %s", error, exc_info=error)
+    if isinstance(error, RouterUnavailable):
+        _log.error("a call failed: %s", error)
+    elif not isinstance(error, RouterMlError):
+        # Where, not what: the message of an error that nobody foresaw may quote the prompt.
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("a call failed, %s at\n%s", type(error).__name__, lines)

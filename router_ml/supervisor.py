@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from router_ml.errors import RouterMlError
+from router_ml.metrics import ServerMetrics
 from router_ml.rollout import Generation, Refusal, Rollout
 from router_ml.server import reserve_port
 from router_ml.worker import ServingPlan, run_worker
@@ -52,6 +53,11 @@ class _Worker:
 
     def settle(self, refusal: Refusal | None) -> None:
         self._send("settle", refusal)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it came up and lives."""
+        return self.ready.done() and self.ready.exception() is None and self.process.is_alive()
 
     def listen(self) -> None:
         """Take what the worker says until it ends; runs in a thread of its own."""
@@ -85,10 +91,17 @@ class _Worker:
 class Supervisor:
     """Keeps `n_workers` workers serving. `run` belongs into the main thread."""
 
-    def __init__(self, plan: ServingPlan, path: Path, n_workers: int, bundles: Path | None = None) -> None:
+    def __init__(
+        self,
+        plan: ServingPlan,
+        path: Path,
+        n_workers: int,
+        bundles: Path | None = None,
+        metrics: ServerMetrics | None = None,
+    ) -> None:
         """`path` is the version to begin with; further ones are taken from the folder `bundles`, if given.
 
-        InputError when the address cannot be bound.
+        `metrics` has a memory for each worker. InputError when the address cannot be bound.
         """
         self._reserved, self.address = reserve_port(plan.settings)
         self._plan = replace(plan, settings=replace(plan.settings, listen=self.address, share_port=True))
@@ -98,10 +111,15 @@ class Supervisor:
         self._lock = threading.Lock()  # a worker is started, or a version brought into force, never both
         self._workers: list[_Worker] = []
         self._n_workers = n_workers
-        self._rollout = Rollout(bundles, path.name, self._generation, lambda: self._workers) if bundles else None
+        self._metrics = metrics
+        told = metrics.switched if metrics else None
+        self._rollout = Rollout(bundles, path.name, self._generation, lambda: self._workers, told) if bundles else None
         self._stopping = threading.Event()
-        self.n_restarts = 0
-        """Workers started again so far."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether all workers answer, and none is told to stop."""
+        return not self._stopping.is_set() and bool(self._workers) and all(each.answers for each in self._workers)
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT, then let all workers drain; `ready` is called once all of them serve.
@@ -114,7 +132,7 @@ class Supervisor:
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._workers = [self._start() for _ in range(self._n_workers)]
+            self._workers = [self._start(k) for k in range(self._n_workers)]
             for worker in self._workers:
                 worker.ready.result(_START_SECONDS)
             ready()
@@ -127,10 +145,11 @@ class Supervisor:
             self._end(self._workers)
             self._reserved.close()
 
-    def _start(self) -> _Worker:
+    def _start(self, k: int) -> _Worker:
         ours, theirs = _SPAWN.Pipe()
         path = self._bundles / self._rollout.in_force if self._bundles and self._rollout else self._first
-        arguments = (self._plan, path, self._generation.value, self._generation, theirs)
+        memory = self._metrics.memories[k] if self._metrics else None
+        arguments = (self._plan, path, self._generation.value, self._generation, memory, theirs)
         process = _SPAWN.Process(target=run_worker, args=arguments, name="router-ml-worker")
         process.start()
         theirs.close()
@@ -149,11 +168,12 @@ class Supervisor:
                 _LOG.error(
                     "worker %d ended (%s) and is started again in %.1f s", worker.process.pid, worker._end(), pause
                 )
+                if self._metrics:
+                    self._metrics.worker_died(k)
                 if self._stopping.wait(pause):
                     return
                 with self._lock:
-                    self._workers[k] = self._start()
-                self.n_restarts += 1
+                    self._workers[k] = self._start(k)
 
     def _follow(self) -> None:
         assert self._rollout is not None

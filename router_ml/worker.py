@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,9 +16,12 @@ from pathlib import Path
 from router_ml.catalog import Catalog
 from router_ml.errors import RouterMlError
 from router_ml.journal import Journal
+from router_ml.logs import set_up_logs
+from router_ml.meter import JournalWatch, Memory, Meter
 from router_ml.rollout import Generation, Refusal, Versions
 from router_ml.router import Router
 from router_ml.server import Server, ServerSettings, serve
+from router_ml.tracing import Tracer, TraceSettings
 from router_ml.versions import open_version
 
 
@@ -31,6 +35,9 @@ class ServingPlan:
     open_journal: Callable[[], Journal | None] = lambda: None
     digests: bool = False
     """Whether the journal keeps digests of prompts in place of their text."""
+    traces: TraceSettings | None = None
+    logs: tuple[str, str] = ("text", "warning")
+    """Format and level."""
 
     def open_version(self, path: Path, like: Router | None = None) -> Router:
         """A version as this server serves it; BundleError when it will not do."""
@@ -39,28 +46,36 @@ class ServingPlan:
 
 @dataclass
 class Serving:
-    """A server with the versions that it decides by and the journal that it writes; in use until `close`."""
+    """A server with the versions that it decides by and what it writes to; in use until `close`."""
 
     versions: Versions
     server: Server
-    journal: Journal | None
+    _ends: ExitStack
 
     @classmethod
-    def open(cls, plan: ServingPlan, path: Path, number: int, generation: Generation) -> Serving:
+    def open(
+        cls, plan: ServingPlan, path: Path, number: int, generation: Generation, memory: Memory | None = None
+    ) -> Serving:
         """Bind the port; BundleError or InputError when the version, the journal or the address will not do.
 
-        `number` is the generation that the version at `path` is of; `generation` is what is in force at any time.
+        `number` is the generation that the version at `path` is of, `generation` what is in force at any time;
+        `memory` is what is counted into, if anything is.
         """
         versions = Versions(plan.open_version(path), number, generation, plan.open_version)
-        journal = plan.open_journal()
-        gc.collect()
-        gc.freeze()  # what lives as long as the process need not be walked again and again
-        try:
-            return cls(versions, serve(versions, settings=plan.settings, journal=journal), journal)
-        except BaseException:
+        with ExitStack() as ends:  # in the opposite order
+            meter = Meter(memory) if memory else None
+            tracer = Tracer(plan.traces) if plan.traces else None
+            if tracer:
+                ends.callback(tracer.close)
+            journal = plan.open_journal()
+            if journal and meter:
+                ends.callback(JournalWatch(meter, journal).close)
             if journal:
-                journal.close()
-            raise
+                ends.callback(journal.close)
+            server = serve(versions, settings=plan.settings, journal=journal, meter=meter, tracer=tracer)
+            gc.collect()
+            gc.freeze()  # what lives as long as the process need not be walked again and again
+            return cls(versions, server, ends.pop_all())
 
     def prepare(self, number: int, path: Path) -> Future[str | None]:
         """As `rollout.Worker` asks, here in a thread of this process."""
@@ -75,14 +90,16 @@ class Serving:
 
     def close(self) -> None:
         """After the server stopped: what was decided reaches the disk."""
-        if self.journal:
-            self.journal.close()
+        self._ends.close()
 
 
-def run_worker(plan: ServingPlan, path: Path, number: int, generation: Generation, pipe: Connection) -> None:
+def run_worker(
+    plan: ServingPlan, path: Path, number: int, generation: Generation, memory: Memory | None, pipe: Connection
+) -> None:
     """The life of a worker process; `pipe` leads to its supervisor, whose end is also the worker's."""
+    set_up_logs(*plan.logs)
     try:
-        serving = Serving.open(plan, path, number, generation)
+        serving = Serving.open(plan, path, number, generation, memory)
     except RouterMlError as error:
         pipe.send(("failed", error))
         return

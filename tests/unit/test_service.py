@@ -156,10 +156,13 @@ def test_a_long_error_still_fits_a_status(stub, text):
     assert len(error.details()) >= 500
 
 
-def test_a_fault_of_the_server_is_logged_and_not_told(stub, caplog):
+def test_a_fault_of_the_server_is_not_told_and_logged_without_what_it_may_quote_of_the_prompt(stub, caplog):
     error = failure(stub.Route, pb.RouteRequest(text="bug"))
     assert "secret" not in error.details()
-    assert any(record.levelno == logging.ERROR and record.exc_info for record in caplog.records)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "ZeroDivisionError" in record.getMessage()
+    assert "in decide" in record.getMessage()
+    assert "secret" not in record.getMessage() and not record.exc_info
 
 
 def test_a_bad_request_does_not_spoil_its_batch(stub, journal):
