@@ -48,7 +48,8 @@ class JournalSettings:
     """How a journal is written. InputError on a value that is not above zero."""
 
     flush_seconds: float = 0.1
-    """Decisions reach the disk this often; those of the last interval are what a crash may lose."""
+    """Decisions reach the disk this often, or as soon as those before them have; those of the last interval are what
+    a crash may lose."""
     segment_bytes: int = 64 * 2**20
     """A segment that has reached this size is closed."""
     segment_seconds: float = 3600.0

@@ -15,12 +15,12 @@ from router_ml.journal import Journal, read_records
 from training.ingest import ingest_journal
 
 DECIDER = """
-import os, sys, threading
+import os, sys, threading, time
 from router_ml.journal import Journal, JournalSettings, OutcomeReport
 from router_ml.types import Candidate, Decision, Reason, Request
 
 folder, life = sys.argv[1], sys.argv[2]
-journal = Journal(folder, settings=JournalSettings(flush_seconds=0.02, segment_bytes=20_000))
+journal = Journal(folder, settings=JournalSettings(flush_seconds=0.02, segment_bytes=50_000))
 candidates = (Candidate("small", "small", 0.7, 10.0, 0.001, None),)
 
 def decide(id):
@@ -46,6 +46,7 @@ def decide_alone():
         os.write(1, f"handing {life}-alone-{number}\\n".encode())
         decide(f"{life}-alone-{number}")
         os.write(1, f"handed {life}-alone-{number}\\n".encode())
+        time.sleep(0.001)  # else the queue is full before the disk has a chance
 
 for worker in range(3):
     threading.Thread(target=report, args=(worker,)).start()
@@ -62,11 +63,11 @@ def test_after_sigkill_every_acknowledged_outcome_is_found_once_and_lost_decisio
     told: dict[str, list[str]] = defaultdict(list)
     left_open = 0
     for life in range(kills):
-        for line in _told_until_killed(journal, life, rng.uniform(0.0, 0.3)):
+        for line in _told_until_killed(journal, life, rng.randrange(40), rng.uniform(0.0, 0.03)):
             word, id = line.split()
             told[word].append(id)
         left_open += len(list(journal.glob("*.open")))
-    assert len(told["acknowledged"]) > 100 and left_open > 0
+    assert len(told["acknowledged"]) > 10 * kills and left_open > 0
     Journal(journal).close()  # the next start looks after the last of the dead
     assert {file.suffix for file in journal.iterdir()} == {".jsonl"}
     assert all(file.read_bytes().endswith(b"\n") for file in journal.iterdir())
@@ -115,8 +116,8 @@ def _unknown_fate(told: dict[str, list[str]], decided: Counter[str]) -> int:
     return 9 * len({id.split("-")[0] for id in told["handing"]} | {id.split("-")[0] for id in decided})
 
 
-def _told_until_killed(folder: Path, life: int, seconds: float) -> list[str]:
-    """What the process said before SIGKILL, so many seconds after its first word."""
+def _told_until_killed(folder: Path, life: int, acknowledged: int, seconds: float) -> list[str]:
+    """What the process said before SIGKILL, so many seconds after it acknowledged so many outcomes."""
     process = subprocess.Popen(
         [sys.executable, "-c", DECIDER, str(folder), str(life)],
         stdout=subprocess.PIPE,
@@ -125,12 +126,12 @@ def _told_until_killed(folder: Path, life: int, seconds: float) -> list[str]:
     )
     with process:
         assert process.stdout is not None and process.stderr is not None
-        first = process.stdout.readline()
-        assert first, process.stderr.read()
-        end = time.monotonic() + seconds
-        lines = [first]
-        while time.monotonic() < end:
+        lines = [process.stdout.readline()]
+        assert lines[0], process.stderr.read()
+        while acknowledged > 0:
             lines.append(process.stdout.readline())
+            acknowledged -= lines[-1].startswith("acknowledged")
+        time.sleep(seconds)
         process.kill()
         lines += process.stdout.readlines()
     return [line.strip() for line in lines]
