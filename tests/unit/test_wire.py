@@ -77,7 +77,7 @@ def test_what_is_broken_stays_broken(good: list[bytes], end: bytes) -> None:
         assert len(found.requests) == 4, "cut before the fault"
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 100_000, b"\x0a" + b"\xff" * 100_000, b"\x10" + b"\x80" * 100_000])
+@pytest.mark.parametrize("data", [b"\xff" * 4_000_000, b"\x0a" + b"\xff" * 4_000_000])
 def test_numbers_without_end_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         read(data)
