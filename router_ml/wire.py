@@ -113,13 +113,18 @@ def _end(data: bytes, most: int) -> int:
     at = parts = others = 0
     try:
         while at < len(data) and parts < most:
-            tag, at = _varint(data, at)
-            if tag == _PART:
+            if data[at] == _PART:
                 parts += 1
-            else:
-                others += 1
-                if others > most:
-                    raise ValueError(f"a message of more than {most} unknown fields")
+                size = data[at + 1]
+                at += 2
+                if size > 127:
+                    size, at = _varint(data, at - 1)
+                at += size
+                continue
+            others += 1
+            if others > most:
+                raise ValueError(f"a message of more than {most} unknown fields")
+            tag, at = _varint(data, at)
             at = _skip(data, at, tag & 7)
     except (_BrokenError, IndexError):
         return len(data)
@@ -135,6 +140,8 @@ def _skip(data: bytes, at: int, wire_type: int) -> int:
         case 2:
             size, at = _varint(data, at)
             return at + size
+        case 3 | 4:  # a group begins or ends: what is in it is looked at like what is outside
+            return at
         case 5:
             return at + 4
     raise _BrokenError

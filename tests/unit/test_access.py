@@ -155,7 +155,8 @@ def test_the_scheme_is_read_in_any_case_and_spaces_around_the_token_do_not_count
 
 
 def test_of_two_tokens_in_one_call_the_first_counts(channel: grpc.Channel) -> None:
-    assert outcome(channel, "Describe", (*bearer("nonsense"), *bearer(ROUTER)))[0] is UNAUTHENTICATED
+    for first in (*bearer("nonsense"), ("authorization", "Basic nonsense")):
+        assert outcome(channel, "Describe", (first, *bearer(ROUTER)))[0] is UNAUTHENTICATED
 
 
 def test_reflection_and_whatever_comes_later_need_the_admin_scope(channel: grpc.Channel) -> None:

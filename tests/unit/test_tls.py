@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import logging
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from router_ml.cli import main
 from router_ml.errors import InputError
 from router_ml.server import Server, ServerSettings, serve
 from router_ml.tls import TlsFiles, server_credentials
@@ -213,3 +218,51 @@ def test_wrong_files_are_refused_at_start_and_named(files: TlsFiles, old: Author
         with pytest.raises(InputError) as caught:
             server_credentials(wrong)
         assert message in str(caught.value)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_serves_encrypted_to_clients_with_certificate_and_token(
+    files: TlsFiles, old: Authority, new: Authority, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "clients.pem").write_bytes(new.pem)
+    (tmp_path / "tokens").write_text(f"chat route {hashlib.sha256(b'good').hexdigest()}\n")
+    options = ["--tls-cert", files.cert, "--tls-key", files.key, "--tls-client-ca", tmp_path / "clients.pem"]
+    argv = [sys.executable, "-m", "router_ml.cli", "serve", "--model", tiny_bundle, "--listen", "127.0.0.1:0"]
+    argv += [*options, "--tokens", tmp_path / "tokens"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r" on (127\.0\.0\.1:\d+); ", process.stdout.readline())
+            assert found
+            cert, key = new.issue()
+            credentials = grpc.ssl_channel_credentials(old.pem, key, cert)
+            with grpc.secure_channel(found[1], credentials) as channel:
+                stub = router_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]
+                request = pb.RouteRequest(text="bab deb")
+                assert stub.Route(request, metadata=(("authorization", "Bearer good"),), timeout=30).offer
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.Route(request, metadata=(("authorization", "Bearer bad"),), timeout=30)
+                assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--listen", "0.0.0.0:0"], "0.0.0.0 can be reached from other machines"),
+        (["--tls-cert", "cert.pem"], "encryption needs both --tls-cert and --tls-key"),
+        (["--tls-client-ca", "ca.pem"], "encryption needs both --tls-cert and --tls-key"),
+        (["--tls-cert", "cert.pem", "--tls-key", "key.pem"], "cert.pem: cannot be read as a certificate"),
+        (["--tokens", "tokens"], "tokens: cannot be read as a file of tokens"),
+    ],
+)
+def test_the_command_names_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, tmp_path: Path,
+    options: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--model", str(tiny_bundle), "--listen", "127.0.0.1:0", *options]) == 2
+    assert message in capsys.readouterr().err

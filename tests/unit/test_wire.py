@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
+import grpc
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router_ml import wire
+from router_ml.server import Server, ServerSettings, serve
+from router_ml.types import Description
 from router_ml.v1 import router_pb2 as pb
 from router_ml.wire import bounded_reader
 
@@ -36,6 +42,7 @@ UNKNOWN = {
     "bytes": b"\x22\x04\x0a\x00\x0a\x00",
     "four bytes": b"\x2d" + b"\x0a" * 4,
     "a far number": b"\xfa\xff\xff\xff\x0f\x01a",
+    "a group": b"\x33\x34",
 }
 
 
@@ -45,9 +52,10 @@ def test_fields_of_newer_clients_are_passed_over(field: bytes) -> None:
     assert len(read(field + batch(2) + field + batch(4)).requests) == 4
 
 
-def test_a_flood_of_unknown_fields_is_no_message() -> None:
+@pytest.mark.parametrize("field", [b"\x10\x01", b"\x13\x14", b"\x8a\x00\x00"])
+def test_a_flood_of_unknown_fields_is_no_message(field: bytes) -> None:
     with pytest.raises(ValueError, match="more than 4 unknown fields"):
-        read(b"\x10\x01" * 1000 + batch(1))
+        read(field * 1000 + batch(1))
 
 
 @settings(derandomize=True, deadline=None, max_examples=500)
@@ -69,7 +77,7 @@ def test_what_is_broken_stays_broken(good: list[bytes], end: bytes) -> None:
         assert len(found.requests) == 4, "cut before the fault"
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 100_000, b"\x0a" + b"\xff" * 100_000, b"\x10" + b"\x80" * 100_000])
+@pytest.mark.parametrize("data", [b"\xff" * 4_000_000, b"\x0a" + b"\xff" * 4_000_000])
 def test_numbers_without_end_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         read(data)
@@ -78,3 +86,57 @@ def test_numbers_without_end_are_refused(data: bytes) -> None:
 def test_two_million_empty_parts_cost_next_to_nothing() -> None:
     requests = bounded_reader(pb.RouteBatchRequest, 1024)(b"\x0a\x00" * 2_000_000).requests
     assert len(requests) == 1025
+
+
+# -- over gRPC ------------------------------------------------------------------------------------
+
+SERVICE = "/router_ml.v1.RouterService/"
+HEALTH = "/grpc.health.v1.Health/"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+class AnyRouter:
+    def describe(self) -> Description:
+        return Description("7", "ab", 1, "now", None, None, "static", 4, (), (), None, (), (), 0.95, 8192)
+
+    decide = decide_batch = None  # never reached
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = serve(AnyRouter(), settings=ServerSettings("127.0.0.1:0"))  # type: ignore[arg-type]
+    server.start()
+    yield server
+    server.stop(0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(SERVICE + name for name in ("Route", "RouteBatch", "RouteStream", "ReportOutcomes", "Describe")),
+        HEALTH + "Check",
+        HEALTH + "Watch",
+        REFLECTION,
+    ],
+)
+def test_bytes_that_are_no_message_are_the_client_s_fault_and_their_call_ends(server: Server, method: str) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(channel.stream_stream(method)(iter([b"\xff\xff"]), timeout=10))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "no message of this call" in caught.value.details()
+        answer = channel.unary_unary(SERVICE + "Describe")(b"", timeout=10)
+        assert pb.DescribeResponse.FromString(answer).version == "7"
+    calls = server._grpc._state.rpc_states  # type: ignore[attr-defined]  # no other way to see what gRPC keeps
+    for _ in range(500):
+        if not calls:
+            return
+        time.sleep(0.01)
+    raise AssertionError("gRPC keeps the call")
+
+
+def test_a_batch_of_too_many_is_refused_by_its_number_whatever_it_weighs(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(SERVICE + "RouteBatch")(b"\x0a\x00" * 1_000_000, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "`requests` must hold at most 1024 items" in caught.value.details()
