@@ -89,14 +89,17 @@ def _route(args: argparse.Namespace) -> None:
     }
     # What is not UTF-8 becomes U+FFFD, as it would in a model's own tokenizer.
     text = sys.stdin.buffer.read().decode(errors="replace") if args.text == "-" else args.text
+    access = {name: getattr(args, name) for name in ("tls_ca", "tls_cert", "tls_key", "token_file")}
     if args.server:
         if args.catalog:
             raise InputError("--catalog goes with --model; a server has a catalog of its own")
         from router_ml.client import RouterClient
 
-        with RouterClient(args.server, timeout_s=5.0) as client:
+        with RouterClient(args.server, timeout_s=5.0, **access) as client:
             decision = client.route(text, **fields)
     else:
+        if any(access.values()):
+            raise InputError("--tls-ca, --tls-cert, --tls-key and --token-file go with --server")
         from router_ml.router import Router
 
         router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
@@ -343,6 +346,13 @@ def _add_route(commands: Any) -> None:
     where.add_argument("--model", metavar="BUNDLE", help=f"decide in process, with {_BUNDLE}")
     where.add_argument("--server", metavar="ADDRESS", help="ask a running server")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's (with --model)")
+    for flag, words in (
+        ("--tls-ca", "authorities that the server's certificate is checked by: given, the call is encrypted"),
+        ("--tls-cert", "certificate to show to the server"),
+        ("--tls-key", "its key"),
+        ("--token-file", "bearer token to send"),
+    ):
+        parser.add_argument(flag, metavar="FILE", help=f"{words} (with --server)")
     parser.add_argument("--segment", help="application, route or task that sends the prompt")
     parser.add_argument("--quality-target", type=_share, metavar="Q", help="share of the best model's success to keep")
     parser.add_argument("--max-cost-usd", type=_dollars, metavar="USD", help="highest expected cost of the call")

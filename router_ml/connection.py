@@ -20,8 +20,10 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 300),  # so that in a rolling restart one server is back before the next one goes
     ("grpc.min_reconnect_backoff_ms", 1000),  # how long a host that is silent may take to connect; else 20 s
     ("grpc.client_idle_timeout_ms", 2**31 - 1),  # else the first call after half an hour would have to connect
-    ("grpc.keepalive_time_ms", 10_000),  # a connection whose other end has vanished is replaced in seconds, else in
-    ("grpc.keepalive_timeout_ms", 2000),  # a quarter of an hour
+    # A connection whose other end has vanished is replaced in seconds, rather than in a quarter of an hour.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.http2.ping_timeout_ms", 2000),  # of pings that gRPC sends for other reasons; keepalive waits for them
     ("grpc.use_local_subchannel_pool", 1),  # an address given twice gets two connections
 )
 

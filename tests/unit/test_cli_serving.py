@@ -259,6 +259,19 @@ def test_a_server_that_is_not_there_exits_1(capsys: pytest.CaptureFixture[str]) 
     check_fails(capsys, 1, "did not answer", "route", HARD, "--server", "127.0.0.1:1")
 
 
+def test_a_secured_server_is_asked_with_a_token_and_over_tls(
+    capsys: pytest.CaptureFixture[str], server: Server, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    assert run(capsys, "route", HARD, "--server", server.address, "--token-file", str(token))[0] == 0
+    far = ("route", HARD, "--server", "router.internal:50051", "--token-file", str(token))
+    check_fails(capsys, 2, "only over TLS", *far)
+    check_fails(capsys, 2, "`tls_ca` must be a PEM file", *far, "--tls-ca", str(token))
+    here = ("route", HARD, "--model", str(tiny_bundle), "--token-file", str(token))
+    check_fails(capsys, 2, "--token-file go with --server", *here)
+
+
 def test_a_wrong_address_is_wrong_use(capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -> None:
     check_fails(capsys, 2, "`listen` must be HOST:PORT", "serve", "--model", str(tiny_bundle), "--listen", "nowhere")
 

@@ -211,6 +211,12 @@ def test_no_default_hides_the_callers_own_mistake(make_client, router):
             client.route("x" * 5_000_000)
 
 
+def test_only_what_no_server_took_is_tried_again(make_client, router):
+    with serving(router) as server:
+        make_client(server.address, **WITH_DEFAULT).route("fault")
+    assert router.asked == 1
+
+
 def test_without_a_default_the_error_is_raised(make_client):
     client = make_client(NOWHERE)
     for call in (lambda: client.route("Hello"), lambda: client.decide_batch([Request("Hello")])):
@@ -349,6 +355,7 @@ class Switch:
     def __init__(self, port):
         self._port = port
         self._pairs = []
+        self._copying = []
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -370,10 +377,16 @@ class Switch:
         self._port = port
         self._wait(self._break())
 
+    def freeze(self):
+        """Let what is connected fall silent, as when a machine vanishes; new connections work."""
+        for task in self._copying:
+            self._loop.call_soon_threadsafe(task.cancel)
+
     async def _join(self, reader, writer):
         out_reader, out_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._pairs += [writer, out_writer]
-        await asyncio.gather(_copy(reader, out_writer), _copy(out_reader, writer))
+        both = (_copy(reader, out_writer), _copy(out_reader, writer))
+        self._copying += map(asyncio.ensure_future, both)
 
     async def _break(self):
         for writer in self._pairs:
@@ -391,6 +404,18 @@ async def _copy(reader, writer):
             writer.write(data)
             await writer.drain()
     writer.close()
+
+
+@pytest.mark.long
+def test_a_connection_that_falls_silent_is_replaced(make_client, router):
+    with serving(router) as server, Switch(server.port) as switch:
+        client = make_client(switch.address, timeout_s=0.2, **WITH_DEFAULT)
+        assert versions(client, 1) == ["a"]
+        switch.freeze()
+        assert client.route("Hello") == DEFAULT
+        until = time.monotonic() + 60
+        while client.route("Hello") == DEFAULT:
+            assert time.monotonic() < until, "still not connected"
 
 
 def test_an_address_given_twice_gets_two_connections(make_client):
