@@ -22,6 +22,7 @@ class MeteredPool(ThreadPoolExecutor):
     def __init__(self, max_workers: int, thread_name_prefix: str, meter: Meter) -> None:
         super().__init__(max_workers, thread_name_prefix)
         self._meter = meter
+        self._here = meter.here
         self._asked: str | None = None
 
     def registrar(self, server: grpc.Server) -> Any:
@@ -42,9 +43,10 @@ class MeteredPool(ThreadPoolExecutor):
         return super().submit(self._serve, method, work, *args, **kwargs)
 
     def _serve(self, method: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self._meter.turn()
         work(*args, **kwargs)
-        if not self._meter.answered():
+        if self._here.answered:
+            self._here.answered = False
+        else:
             self._meter.refused(method, REFUSED_GONE, "CANCELLED")
 
 
