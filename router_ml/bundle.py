@@ -5,6 +5,7 @@ was trained on embeddings alone, `tokenizer.json`. The manifest holds the SHA-25
 of each other file and of itself; all are checked before anything is parsed, and
 no file is a pickle.
 
+Format 2 added canaries to the manifest; a bundle of format 1 has none.
 To change the format: raise `FORMAT`, keep reading the older numbers here, and add a
 bundle of the old format to `tests/contract` with a test that it still loads.
 """
@@ -27,10 +28,23 @@ from router_ml.catalog import Catalog
 from router_ml.errors import BundleError
 from router_ml.features import SIDE_FEATURES
 from router_ml.operating_points import OperatingPoints
+from router_ml.policy import Policy
 from router_ml.text import Tokenizer, TokenizerSettings
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, GRAPH, CATALOG, TOKENIZER = "manifest.json", "graph.onnx", "catalog.json", "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A prompt, as text or embedding, and the estimates of the bundle's models for it, each [m]; None: unknown."""
+
+    text: str | None
+    embedding: tuple[float, ...] | None
+    segment: str | None
+    p_success: tuple[float, ...]
+    output_tokens: tuple[float | None, ...]
+    latency_ms: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,8 @@ class Manifest:
     """Of the rows fitted on: mean success per segment and model [s + 1][m], mean cost per model [m] (null: unknown)."""
     verdict: dict[str, Any]
     """Whether the evidence carried a router: `deploy`, what the version `serves`, the `reason`."""
+    canaries: tuple[Canary, ...] = ()
+    """What the version answers to some prompts, to be asked again where it is loaded; see `canary`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,7 @@ class Bundle:
     format: int
     session: ort.InferenceSession
     tokenizer: Tokenizer | None
+    tokenizer_sha256: str | None
     catalog: Catalog
     points: OperatingPoints
 
@@ -95,27 +112,34 @@ def open_session(graph: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def load(path: str | Path) -> Bundle:
-    """Verify every hash, then open. BundleError says which file is missing, damaged or too new."""
+def load(path: str | Path, *, like: Bundle | None = None) -> Bundle:
+    """Verify every hash, then open. BundleError says which file is missing, damaged or too new.
+
+    A tokenizer equal to that of `like` is shared with it: making one holds up all threads for some 15 ms.
+    """
     path = Path(path)
     manifest, digest, parts = verify(path)
-    tokenizer = None
+    tokenizer = tokenizer_digest = None
     if manifest.tokenizer is not None:
         settings = TokenizerSettings.from_dict(manifest.tokenizer, source=str(path / MANIFEST))
-        tokenizer = Tokenizer(parts[TOKENIZER], settings)
+        tokenizer_digest = _digest(parts[TOKENIZER])
+        if like and like.tokenizer and (like.tokenizer_sha256, like.tokenizer.settings) == (tokenizer_digest, settings):
+            tokenizer = like.tokenizer
+        else:
+            tokenizer = Tokenizer(parts[TOKENIZER], settings)
     try:
         session = open_session(parts[GRAPH])
     except Exception as error:  # onnxruntime raises its own unrelated types
         raise BundleError(f"{path / GRAPH}: onnxruntime {ort.__version__} cannot open it ({error})") from None
-    return Bundle(
-        manifest=manifest,
-        sha256=digest,
-        format=FORMAT,
-        session=session,
-        tokenizer=tokenizer,
-        catalog=Catalog.from_dict(json.loads(parts[CATALOG]), source=str(path / CATALOG)),
-        points=_points(path, manifest),
-    )
+    catalog, points = _catalog(path, parts), _points(path, manifest)
+    return Bundle(manifest, digest, FORMAT, session, tokenizer, tokenizer_digest, catalog, points)
+
+
+def policy_of(path: str | Path, catalog: Catalog | None = None) -> tuple[Manifest, str, Policy]:
+    """Verify a bundle, and open what decides by its estimates without what makes them; errors as for `load`."""
+    path = Path(path)
+    manifest, digest, parts = verify(path)
+    return manifest, digest, Policy(catalog or _catalog(path, parts), manifest.models, _points(path, manifest))
 
 
 def verify(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
@@ -220,6 +244,7 @@ def _manifest(path: Path, data: Mapping[str, Any]) -> Manifest:
     try:
         for key in ("models", "segments", "side_features", "row_features", "input_token_ratio"):
             values[key] = tuple(values[key])
+        values["canaries"] = tuple(map(_canary, values.get("canaries", ())))
         manifest = Manifest(**values)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{path / MANIFEST}: fields do not match format {FORMAT} ({error})") from None
@@ -229,6 +254,15 @@ def _manifest(path: Path, data: Mapping[str, Any]) -> Manifest:
             f"{list(SIDE_FEATURES)}; retrain the bundle with this version"
         )
     return manifest
+
+
+def _canary(data: Mapping[str, Any]) -> Canary:
+    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in data.items()}
+    return Canary(**values)
+
+
+def _catalog(path: Path, parts: Mapping[str, bytes]) -> Catalog:
+    return Catalog.from_dict(json.loads(parts[CATALOG]), source=str(path / CATALOG))
 
 
 def _points(path: Path, manifest: Manifest) -> OperatingPoints:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
-from router_ml.logs import FORMATS, LEVELS, set_up_logs
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -72,44 +71,9 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from contextlib import ExitStack
+    from router_ml import serve_command
 
-    from router_ml.journal import Journal
-    from router_ml.meter import JournalWatch, Meter
-    from router_ml.router import Router
-    from router_ml.server import ServerSettings, serve
-    from router_ml.tracing import Tracer, TraceSettings
-
-    set_up_logs(args.log_format, args.log_level)
-    router = Router.load(bundle_folder(args.model), catalog=read_catalog(args.catalog))
-    _warn_of_unjudged(router.policy.unjudged_offers)
-    about = router.describe()
-    metrics = meter = None
-    if args.metrics:
-        from router_ml.metrics import ServerMetrics, serve_metrics
-
-        metrics = ServerMetrics()
-        meter = Meter(metrics.memories[0])
-    with ExitStack() as ends:  # in the opposite order
-        tracer = Tracer(TraceSettings(args.traces, args.trace_ratio)) if args.traces else None
-        if tracer:
-            ends.callback(tracer.close)
-        journal = Journal(args.journal) if args.journal else None
-        if journal and meter:
-            ends.callback(JournalWatch(meter, journal).close)
-        if journal:
-            ends.callback(journal.close)
-        settings = ServerSettings(listen=args.listen)
-        server = serve(router, settings=settings, journal=journal, meter=meter, tracer=tracer)
-        if metrics:
-            metrics.in_force(about.version, about.bundle_sha256)
-            ends.callback(serve_metrics(args.metrics, metrics, lambda: server.serving).close)
-        line = (
-            f"router-ml serves version {about.version} (bundle {about.bundle_sha256[:12]}) on {server.address}; "
-            f"{len(about.offers)} offers of {len(about.models)} models; "
-            f"journal: {args.journal or 'none, so outcomes are refused'}"
-        )
-        server.run(ready=lambda: print(line, flush=True))
+    serve_command.run(args, bundle_folder)
 
 
 def _route(args: argparse.Namespace) -> None:
@@ -130,7 +94,7 @@ def _route(args: argparse.Namespace) -> None:
             raise InputError("--catalog goes with --model; a server has a catalog of its own")
         from router_ml.client import RouterClient
 
-        with RouterClient(args.server) as client:
+        with RouterClient(args.server, timeout_s=5.0) as client:
             decision = client.route(text, **fields)
     else:
         from router_ml.router import Router
@@ -141,6 +105,28 @@ def _route(args: argparse.Namespace) -> None:
     from router_ml.explain import decision_dict, decision_lines
 
     show(args, decision_dict(decision), decision_lines(decision))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from router_ml.bench.report import report_dict, report_lines
+    from router_ml.bench.run import BenchSettings, bench_bundle, bench_server
+
+    if args.serve_option and args.server:
+        raise InputError("--serve-option goes with --model; a running server has options of its own")
+    length = {"rounds": 1, "seconds": 0.1, "calls": 40} if args.quick else {}
+    asked = {name: getattr(args, name) for name in ("rounds", "seconds") if getattr(args, name) is not None}
+    settings = BenchSettings(
+        tokens=args.tokens,
+        clients=args.clients,
+        per_second=args.rate,
+        serve_options=tuple(args.serve_option or ()),
+        **(length | asked),
+    )
+    if args.server:
+        report = bench_server(args.server, settings, say)
+    else:
+        report = bench_bundle(bundle_folder(args.model), settings, say)
+    show(args, report_dict(report), report_lines(report))
 
 
 def _warn_of_unjudged(offers: Sequence[str]) -> None:
@@ -200,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_benchmark(commands)
     _add_serve(commands)
     _add_route(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -246,7 +233,9 @@ def _add_ingest(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     parser = _add(commands, "train", _command("train"), "outcome tables to a registered version with its evaluation")
     parser.add_argument("logs", nargs="+", type=Path, help="Parquet, JSONL (also .gz) or CSV, files or folders")
-    parser.add_argument("--catalog", help="models, offers and prices (YAML or JSON); default: mean logged costs")
+    parser.add_argument(
+        "--catalog", help="models, offers and prices (YAML or JSON); default: derived from logged costs"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the bundle there too")
     parser.add_argument(
         "--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on"
@@ -261,7 +250,10 @@ def _add_train(commands: Any) -> None:
         "the rows that set them, nothing is promised of others",
     )
     parser.add_argument(
-        "--encoder", metavar="NAME", help="sentence-transformers model or folder; default all-MiniLM-L6-v2"
+        "--encoder",
+        metavar="NAME",
+        help="sentence-transformers model or folder, default all-MiniLM-L6-v2; or a bundle whose encoder is used "
+        "again, as logs of a journal without text need",
     )
     parser.add_argument(
         "--encoder-kind",
@@ -339,25 +331,9 @@ def _add_benchmark(commands: Any) -> None:
 
 def _add_serve(commands: Any) -> None:
     parser = _add(commands, "serve", _serve, "the gRPC service")
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
-    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
-    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
-    parser.add_argument("--journal", type=Path, metavar="DIR", help="record decisions and outcomes there")
-    parser.add_argument(
-        "--metrics", metavar="ADDRESS", help="tell Prometheus there, by HTTP: /metrics, also /healthz and /readyz"
-    )
-    parser.add_argument(
-        "--traces", metavar="URL", help="send OpenTelemetry traces to this collector, e.g. http://collector:4318"
-    )
-    parser.add_argument(
-        "--trace-ratio",
-        type=_ratio,
-        default=1.0,
-        metavar="R",
-        help="share of calls to trace, unless the caller's `traceparent` decides; default 1",
-    )
-    parser.add_argument("--log-format", choices=FORMATS, default="text", help="of standard error; default text")
-    parser.add_argument("--log-level", choices=LEVELS, default="warning", help="default warning")
+    from router_ml.serve_options import add_serve_options
+
+    add_serve_options(parser, _BUNDLE)
 
 
 def _add_route(commands: Any) -> None:
@@ -380,17 +356,33 @@ def _add_route(commands: Any) -> None:
         parser.add_argument(flag, action="append", metavar="NAME", help=f"{words}; may be repeated")
 
 
+def _add_bench(commands: Any) -> None:
+    parser = _add(commands, "bench", _bench, "speed of decisions, in process and over gRPC, beside floors and targets")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--model", metavar="BUNDLE", help=f"measure servers started for it, with {_BUNDLE}")
+    where.add_argument(
+        "--server", metavar="ADDRESS", help="measure a running server; it is loaded beyond what it can answer"
+    )
+    parser.add_argument("--tokens", type=_positive_int, default=128, metavar="N", help="of a prompt; default 128")
+    parser.add_argument("--clients", type=_positive_int, default=8, metavar="N", help="default 8")
+    parser.add_argument(
+        "--rate", type=_positive_int, default=1000, metavar="N", help="calls a second in the open loop; default 1000"
+    )
+    parser.add_argument("--rounds", type=_positive_int, metavar="N", help="default 5")
+    parser.add_argument("--seconds", type=_seconds, metavar="S", help="length of a round over gRPC; default 2")
+    parser.add_argument("--quick", action="store_true", help="one short round of everything: shows that it works")
+    parser.add_argument(
+        "--serve-option",
+        action="append",
+        metavar="OPTION",
+        help="further option for `serve`, e.g. --serve-option=--catalog=today.yaml; may be repeated",
+    )
+
+
 def _share(text: str) -> float:
     value = _number(text, float)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {text}")
-    return value
-
-
-def _ratio(text: str) -> float:
-    value = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {text}")
     return value
 
 
@@ -405,6 +397,13 @@ def _dollars(text: str) -> float:
     value = _number(text, float)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number of US dollars, 0 or more, found {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text, float)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, found {text}")
     return value
 
 

@@ -2,93 +2,110 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 from numpy.typing import ArrayLike
 
 from router_ml import convert
-from router_ml.convert import ERROR_KEY, MAX_ITEMS, MAX_MESSAGE_BYTES
-from router_ml.errors import InputError, RequestError, RouterMlError, RouterUnavailable
+from router_ml.calls import DECISION_TIMEOUT_S, Batch, Calls, Outcomes, Receipt, RejectedOutcome
+from router_ml.connection import CHANNEL_OPTIONS
+from router_ml.convert import MAX_MESSAGE_BYTES
+from router_ml.errors import RequestError, RouterMlError
 from router_ml.records import OutcomeReport
+from router_ml.reporting import ReportCounts, Reporter
 from router_ml.request import make_request
 from router_ml.types import Decision, Description, Message, Request
 from router_ml.v1 import router_pb2 as pb
 from router_ml.v1 import router_pb2_grpc
 
-_Answer = TypeVar("_Answer")
-
-_ENVELOPE_BYTES = 64
-"""More than what frames a request in a batch or a stream."""
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # the client trusts its server; a batch of answers may be long
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's two minutes are long for a server that restarts in seconds
-)
-
-# What a status means that came without an Error of ours; any other one is a RouterMlError.
-_BY_STATUS: dict[grpc.StatusCode, type[RouterMlError]] = {
-    grpc.StatusCode.UNAVAILABLE: RouterUnavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: RouterUnavailable,
-    grpc.StatusCode.CANCELLED: RouterUnavailable,
-    grpc.StatusCode.INVALID_ARGUMENT: RequestError,
-    grpc.StatusCode.OUT_OF_RANGE: RequestError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: RequestError,  # the message is longer than the server takes
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedOutcome:
-    """An outcome that the server refused."""
-
-    index: int
-    """Its place in what was reported, from 0."""
-    decision_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a server did with reported outcomes."""
-
-    accepted: int
-    """Number of outcomes that are now on the server's disk."""
-    rejected: tuple[RejectedOutcome, ...] = ()
+__all__ = ["Receipt", "RejectedOutcome", "ReportCounts", "RouterClient"]
 
 
 class RouterClient:
-    """Calls a router server.
+    """Calls a router server behind one or several addresses.
 
     Safe to share between threads: make one and keep it, since a new one costs a
     connection. Not safe to carry over a fork: make it in the child. In asyncio,
-    call it from a thread. Use it in a `with` block, or `close` it.
+    use AsyncRouterClient. Use it in a `with` block, or `close` it.
 
-    It connects on the first call, and again by itself when the server restarts.
-    Calls raise RequestError when the request is wrong, NoEligibleOfferError when
-    its constraints leave no offer, RouterUnavailable when the server cannot be
-    reached or does not answer in time, RouterMlError for anything else.
+    Give it `default_model` and no request fails because of the router: where the
+    router is down, late or wrong, `route`, `decide` and `decide_batch` return
+    that default at once. Its `reasons` hold Reason.ROUTER_UNAVAILABLE, its
+    `decision_id` and `version` are empty. The client holds the default against
+    `allowed_models` and `denied_models` of the request, and raises if they
+    exclude it; it cannot know whether the default keeps the other constraints
+    (regions, capabilities, cost, limits), so name one that all requests may use.
+
+    Calls raise RequestError when the request is wrong and NoEligibleOfferError
+    when its constraints leave no offer, with or without a default; without one,
+    RouterUnavailable when the server cannot be reached, has too much to do or
+    does not answer in time, and RouterMlError for anything else.
+
+    It connects on the first call to an address, which may therefore take up to
+    a second, and again by itself when a server comes back. Calls go to the
+    addresses in turn. What one does not take (UNAVAILABLE) goes to the next, or
+    to the only one once more, within the same deadline. One that failed is
+    shunned for 0.1 to 2 s while others answer.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        """No connection yet.
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        *,
+        timeout_s: float = DECISION_TIMEOUT_S,
+        bulk_timeout_s: float = 5.0,
+        default_model: str | None = None,
+        default_offer: str | None = None,
+        tls_ca: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        token: str | None = None,
+        token_file: str | Path | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """No connection yet. InputError, which names the argument, where one is wrong.
 
-        `address` is HOST:PORT. `timeout_s` is the deadline of each call, and of
-        each part of a batch; a stream has none. `max_message_bytes` is what the
-        server takes, so that a longer request is refused before it is sent.
+        `addresses` is one HOST:PORT or several; one given twice gets two
+        connections. `timeout_s` is the deadline of `route` and `decide`, 10 ms
+        unless told otherwise; `bulk_timeout_s` that of the other calls, for each
+        part of a batch or a report. A stream has none.
+
+        `default_offer` is the offer of `default_model` to call; left out, an
+        offer of the model's own name.
+
+        `tls_ca` is a PEM file of the authorities that servers' certificates are
+        checked by: given, the connection is encrypted. `tls_cert` and `tls_key`
+        are PEM files too, for servers that ask who calls. `token` is sent with
+        each call as a bearer token; `token_file` holds it, and is read again
+        when it changes. A token goes to other machines only over TLS.
+
+        `max_message_bytes` is what the server takes, so that a longer request is
+        refused before it is sent.
         """
-        if ":" not in address:
-            raise InputError(f"`address` must be HOST:PORT, e.g. 127.0.0.1:50051; found {address!r}")
-        if not timeout_s > 0:
-            raise InputError(f"`timeout_s` must be above 0 seconds; found {timeout_s!r}")
-        self._address = address
-        self._timeout_s = timeout_s
-        self._max_message_bytes = max_message_bytes
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._stub: Any = router_pb2_grpc.RouterServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._calls = Calls(
+            addresses,
+            timeout_s=timeout_s,
+            bulk_timeout_s=bulk_timeout_s,
+            default_model=default_model,
+            default_offer=default_offer,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            token=token,
+            token_file=token_file,
+            max_message_bytes=max_message_bytes,
+        )
+        self._channels = [self._channel(address) for address in self._calls.addresses]
+        self._stubs: list[Any] = [
+            router_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]
+            for channel in self._channels
+        ]
+        self._reporter = Reporter(self.report)
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +115,16 @@ class RouterClient:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Cancel what is in flight and disconnect; calls after it raise RouterUnavailable."""
-        self._channel.close()
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Wait up to `timeout_s` seconds for outcomes to be reported, cancel what is in flight, and disconnect.
+
+        Calls after it raise RouterUnavailable.
+        """
+        self._reporter.flush(timeout_s)
+        self._reporter.stop()
+        for channel in self._channels:
+            channel.close()
+        self._reporter.join()
 
     def route(
         self,
@@ -148,30 +172,29 @@ class RouterClient:
 
     def decide(self, request: Request) -> Decision:
         """The decision for one request."""
-        answer: pb.RouteResponse = self._call(self._stub.Route, self._encode(request))
-        return convert.decision_from_proto(answer)
+        message = self._calls.encode(request)
+        try:
+            return self._calls.decision(self._call("Route", message, self._calls.timeout_s))
+        except RouterMlError as error:
+            return self._calls.default(request, error)
 
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         """One decision, or the error that stands in its way, per request; sent in as many parts as needed."""
-        results: list[Decision | RouterMlError | None] = [None] * len(requests)
-        messages: list[tuple[int, pb.RouteRequest]] = []
-        for i, request in enumerate(requests):
+        batch = Batch(self._calls, requests)
+        for places, message in batch.parts():
             try:
-                messages.append((i, self._encode(request)))
-            except RequestError as error:
-                results[i] = error
-        for part in self._parts(messages):
-            batch = pb.RouteBatchRequest(requests=[message for _, message in part])
-            answer: pb.RouteBatchResponse = self._call(self._stub.RouteBatch, batch)
-            for (i, _), item in zip(part, answer.items, strict=True):
-                results[i] = convert.result_from_proto(item)
-        return [result for result in results if result is not None]
+                batch.answered(places, self._call("RouteBatch", message, self._calls.bulk_timeout_s))
+            except RouterMlError as error:
+                batch.failed(places, error)
+        return batch.results()
 
     def decide_stream(self, requests: Iterable[Request]) -> Iterator[Decision | RouterMlError]:
         """One decision or error per request, in order, each as soon as it is made.
 
         `requests` is read from another thread, a few ahead of the answers. What
-        it raises is raised here, after the answers to what came before.
+        it raises is raised here, after the answers to what came before. A stream
+        stays with one address, and has no default: it raises RouterUnavailable
+        where that one fails.
         """
         refused: dict[str, RequestError] = {}
         failures: list[Exception] = []
@@ -183,13 +206,14 @@ class RouterClient:
             except Exception as error:
                 failures.append(error)
 
-        call = self._begin(messages())
+        place = self._calls.begin(self._calls.bulk_timeout_s).place
+        call = self._begin(place, messages())
         try:
             for answer in call:
                 here = refused.pop(answer.id, None)
                 yield convert.result_from_proto(answer) if here is None else here
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._calls.failed(place, error) from error
         finally:
             call.cancel()
         if failures:
@@ -199,78 +223,67 @@ class RouterClient:
         """Say what came of decisions; returns when the server has it on disk.
 
         After RouterUnavailable report all of them again: it does no harm.
+        Outcomes of default decisions are skipped.
         """
-        accepted = 0
-        rejected: list[RejectedOutcome] = []
-        for start in range(0, len(outcomes), MAX_ITEMS):
-            messages = [convert.outcome_to_proto(outcome) for outcome in outcomes[start : start + MAX_ITEMS]]
-            answer: pb.ReportOutcomesResponse = self._call(
-                self._stub.ReportOutcomes, pb.ReportOutcomesRequest(outcomes=messages)
-            )
-            accepted += answer.accepted
-            rejected += [RejectedOutcome(start + item.index, item.decision_id, item.reason) for item in answer.rejected]
-        return Receipt(accepted, tuple(rejected))
+        report = Outcomes(self._calls, outcomes)
+        for places, message in report.parts():
+            report.answered(places, self._call("ReportOutcomes", message, self._calls.bulk_timeout_s))
+        return report.receipt()
+
+    def report_later(self, outcome: OutcomeReport) -> None:
+        """The same in the background; returns at once and never raises for the router's sake.
+
+        A thread sends what has gathered five times a second, and again until it
+        is acknowledged. Up to 10,000 outcomes wait; beyond that the oldest are
+        dropped, counted (`report_counts`) and logged. What waits is sent when
+        the client is closed, and when the program ends, within 2 s.
+        """
+        self._reporter.add(outcome)
+
+    def report_counts(self) -> ReportCounts:
+        """What became of the outcomes given to `report_later`."""
+        return self._reporter.counts()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait, at most `timeout_s` seconds, until no outcome given to `report_later` waits; whether none does."""
+        return self._reporter.flush(timeout_s)
 
     def describe(self) -> Description:
         """The version in force, and what it can do."""
-        answer: pb.DescribeResponse = self._call(self._stub.Describe, pb.DescribeRequest())
+        answer: pb.DescribeResponse = self._call("Describe", pb.DescribeRequest(), self._calls.bulk_timeout_s)
         return convert.description_from_proto(answer)
 
-    def _call(self, method: Any, message: Any) -> Any:
+    def _channel(self, address: str) -> grpc.Channel:
+        if self._calls.credentials is None:
+            return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(address, self._calls.credentials, options=CHANNEL_OPTIONS)
+
+    def _call(self, rpc: str, message: Any, timeout_s: float) -> Any:
         """Every unary call goes through here."""
-        try:
-            return method(message, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise self._translated(error) from error
-        except ValueError as error:  # how gRPC says that the channel is closed
-            raise RouterUnavailable(f"this client of {self._address} is closed") from error
+        call = self._calls.begin(timeout_s)
+        while True:
+            method = getattr(self._stubs[call.place], rpc)
+            try:
+                answer = method(message, timeout=call.timeout_s, metadata=self._calls.metadata())
+            except grpc.RpcError as error:
+                call.failed(error)
+                time.sleep(call.pause_s)
+            except ValueError as error:  # how gRPC says that the channel is closed
+                raise self._calls.closed() from error
+            else:
+                call.answered()
+                return answer
 
-    def _begin(self, messages: Iterator[pb.RouteStreamRequest]) -> Any:
+    def _begin(self, place: int, messages: Iterator[pb.RouteStreamRequest]) -> Any:
         try:
-            return self._stub.RouteStream(messages)
+            return self._stubs[place].RouteStream(messages, metadata=self._calls.metadata())
         except ValueError as error:
-            raise RouterUnavailable(f"this client of {self._address} is closed") from error
-
-    def _encode(self, request: Request) -> pb.RouteRequest:
-        message = convert.request_to_proto(request)
-        size = message.ByteSize()
-        limit = self._max_message_bytes - _ENVELOPE_BYTES
-        if size > limit:
-            raise RequestError(
-                f"the request takes {size} bytes, more than the {limit} that the server takes; shorten the prompt"
-            )
-        return message
+            raise self._calls.closed() from error
 
     def _stream_message(self, mark: str, request: Request, refused: dict[str, RequestError]) -> pb.RouteStreamRequest:
         try:
-            return pb.RouteStreamRequest(id=mark, request=self._encode(request))
+            return pb.RouteStreamRequest(id=mark, request=self._calls.encode(request))
         except RequestError as error:
             # Sent without its request, so that its answer takes its place in the order.
             refused[mark] = error
             return pb.RouteStreamRequest(id=mark)
-
-    def _parts(self, messages: Sequence[tuple[int, pb.RouteRequest]]) -> Iterator[list[tuple[int, pb.RouteRequest]]]:
-        part: list[tuple[int, pb.RouteRequest]] = []
-        size = 0
-        for i, message in messages:
-            item = message.ByteSize() + _ENVELOPE_BYTES
-            if part and (len(part) == MAX_ITEMS or size + item > self._max_message_bytes):
-                yield part
-                part, size = [], 0
-            part.append((i, message))
-            size += item
-        if part:
-            yield part
-
-    def _translated(self, error: Any) -> RouterMlError:
-        """The error of router-ml that a failed call stands for."""
-        for key, value in error.trailing_metadata() or ():
-            if key == ERROR_KEY:
-                return convert.error_from_proto(pb.Error.FromString(value))
-        status, details = error.code(), error.details()
-        kind = _BY_STATUS.get(status, RouterMlError)
-        if kind is RequestError:
-            return RequestError(f"the router server at {self._address} refused the request: {details}")
-        if kind is RouterUnavailable:
-            return RouterUnavailable(f"the router server at {self._address} did not answer ({status.name}: {details})")
-        return RouterMlError(f"the call to the router server at {self._address} failed ({status.name}: {details})")

@@ -15,7 +15,7 @@ import numpy as np
 
 from router_ml.errors import NoEligibleOfferError, RequestError, RouterMlError, RouterUnavailable
 from router_ml.records import OutcomeReport
-from router_ml.request import check_request
+from router_ml.request import MAX_MESSAGES, check_request
 from router_ml.types import (
     NO_CONSTRAINTS,
     Candidate,
@@ -75,7 +75,8 @@ def request_from_proto(message: pb.RouteRequest) -> Request:
     prompt = message.WhichOneof("prompt")
     return Request(
         text=message.text if prompt == "text" else None,
-        messages=tuple(Message(turn.role, turn.content) for turn in message.messages.messages)
+        # One more than may be, so that the check sees it: 4 MiB can hold two million, three seconds of work.
+        messages=tuple(Message(turn.role, turn.content) for turn in message.messages.messages[: MAX_MESSAGES + 1])
         if prompt == "messages"
         else (),
         embedding=np.array(message.embedding.values, dtype=np.float32) if prompt == "embedding" else None,
@@ -186,6 +187,7 @@ def description_from_proto(message: pb.DescribeResponse) -> Description:
         quality_targets=tuple(message.quality_targets),
         default_quality_target=message.default_quality_target,
         max_text_chars=message.max_text_chars,
+        refused=message.refused or None,
     )
 
 

@@ -13,6 +13,7 @@ _WORDS = {
     Reason.NONE_CLEARS: "no offer clears the level; this one is most likely to succeed",
     Reason.ONLY_ELIGIBLE: "the constraints leave no other offer",
     Reason.TARGET_UNREACHABLE: "no operating point reached the quality target; highest quality instead",
+    Reason.ROUTER_UNAVAILABLE: "the client's default, since the router did not decide",
 }
 
 
@@ -25,6 +26,8 @@ def decision_lines(decision: Decision) -> list[str]:
     """The chosen offer, why, and how each candidate was weighed."""
     why = "; ".join(_WORDS[reason] for reason in decision.reasons)
     target = "" if decision.quality_target is None else f" (quality target {100 * decision.quality_target:g}%)"
+    if not decision.candidates:  # a default decision: nothing was weighed
+        return [f"{decision.offer}: {why}"]
     width = max(len(candidate.offer) for candidate in decision.candidates)
     head = f"  {'offer':<{width}}  success  cost per 1,000  output tokens"
     rank = {offer: place for place, offer in enumerate((decision.offer, *decision.fallbacks))}

@@ -2,6 +2,8 @@
 
 Whoever decides only puts the decision on a queue; whoever reports outcomes
 waits until they are on disk. One sync serves all who wait (group commit).
+Decisions that never reach the disk are counted, and the count stands in the
+journal: as soon as it can be written again, or at the next start.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from router_ml.errors import InputError
-from router_ml.records import OutcomeReport, decision_line, outcome_line
-from router_ml.segments import Segment, read_records
+from router_ml.privacy import FullText, PromptRule
+from router_ml.records import OutcomeReport, decision_line, loss_line, outcome_line
+from router_ml.segments import Segment, read_records, remove_old
 from router_ml.types import Decision, Request
+from router_ml.writers import Writer, recover
 
 __all__ = ["Journal", "JournalSettings", "JournalStats", "OutcomeReport", "read_records"]
 
@@ -35,23 +39,33 @@ _BREATH_SECONDS = 5e-5
 """Every so many lines the writer sleeps so long, so that a thread that decides never waits for the interpreter
 lock longer than a few lines take; merely giving the lock up would take it back before the other has woken."""
 
+_SWEEP_SECONDS = 60.0
+"""How often old segments are looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class JournalSettings:
     """How a journal is written. InputError on a value that is not above zero."""
 
     flush_seconds: float = 0.1
-    """Decisions reach the disk this often; those of the last interval are what a crash may lose."""
+    """Decisions reach the disk this often, or as soon as those before them have; those of the last interval are what
+    a crash may lose."""
     segment_bytes: int = 64 * 2**20
     """A segment that has reached this size is closed."""
     segment_seconds: float = 3600.0
     """A segment of this age is closed."""
     queue_bytes: int = 64 * 2**20
     """Memory for decisions that wait for the disk; beyond it they are dropped and counted."""
+    keep_seconds: float | None = None
+    """Closed segments last written longer ago are removed, whether or not anything has read them; None: never."""
+    keep_bytes: float | None = None
+    """The oldest closed segments beyond so many bytes in all are removed; None: never."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise InputError(f"`{field.name}` of the journal must be a number above 0; found {value!r}")
 
@@ -72,6 +86,10 @@ class JournalStats:
     """Memory taken by decisions that wait."""
     lag_seconds: float
     """Age of the oldest decision that waits; 0 when none does."""
+    redactions_failed: int
+    """Prompts and error messages left out because they could not be redacted."""
+    processes_died: int
+    """Processes of this journal found dead at the start; what they lost stands in the journal."""
     trouble: str | None
     """What the disk said at the last write; None: it went well."""
 
@@ -81,11 +99,12 @@ class _Decided(NamedTuple):
     decision: Decision
     time_unix_micros: int
     n_bytes: int
+    number: int
 
 
 class _Reported(NamedTuple):
-    lines: bytes
-    n_reports: int
+    reports: tuple[OutcomeReport, ...]
+    time_unix_micros: int
     done: Future[None]
 
 
@@ -97,9 +116,15 @@ class Journal:
     last flush interval, never an outcome that was acknowledged.
     """
 
-    def __init__(self, folder: str | Path, *, settings: JournalSettings | None = None) -> None:
-        """InputError when there is no such folder and it cannot be made. No file is made before the first record."""
+    def __init__(
+        self, folder: str | Path, *, settings: JournalSettings | None = None, rule: PromptRule | None = None
+    ) -> None:
+        """InputError when there is no such folder and it cannot be made. No segment is made before the first record.
+
+        `rule` says what of a prompt is written; None: all of it.
+        """
         self.settings = settings or JournalSettings()
+        self._rule = rule or FullText()
         self._folder = Path(folder)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -111,12 +136,20 @@ class Journal:
         self._queue: deque[_Decided | _Reported] = deque()
         self._queued_bytes = 0
         self._closed = False
+        self._number = self._untold = 0
         self._decisions_written = self._decisions_dropped = 0
         self._outcomes_written = self._outcomes_refused = 0
+        self._processes_died = 0
         self._trouble: str | None = None
+        self._writer: Writer | None = None
         self._wake = threading.Event()
         self._segment: Segment | None = None
         self._n_segments = 0
+        self._swept = -math.inf
+        try:
+            self._begin()
+        except OSError as error:
+            self._tell(error)
         self._thread = threading.Thread(target=self._write_on, name="router-ml-journal", daemon=True)
         self._thread.start()
 
@@ -139,6 +172,8 @@ class Journal:
                 outcomes_refused=self._outcomes_refused,
                 queued_bytes=self._queued_bytes,
                 lag_seconds=self._lag_seconds(),
+                redactions_failed=self._rule.failures,
+                processes_died=self._processes_died,
                 trouble=self._trouble,
             )
 
@@ -150,11 +185,15 @@ class Journal:
         n_bytes = _DECISION_BYTES + _prompt_bytes(request)
         micros = time.time_ns() // 1000
         with self._lock:
+            self._number += 1
+            if self._writer is not None:
+                self._writer.hand(self._number)
             if self._closed or self._queued_bytes + n_bytes > self.settings.queue_bytes:
                 self._decisions_dropped += 1
+                self._untold += 1
                 return
             self._queued_bytes += n_bytes
-            self._queue.append(_Decided(request, decision, micros, n_bytes))
+            self._queue.append(_Decided(request, decision, micros, n_bytes, self._number))
 
     def append_outcomes(self, reports: Sequence[OutcomeReport]) -> None:
         """Write outcomes and return when they are on disk.
@@ -165,7 +204,7 @@ class Journal:
         if not reports:
             return
         micros = time.time_ns() // 1000
-        reported = _Reported(b"".join(outcome_line(report, micros) for report in reports), len(reports), Future())
+        reported = _Reported(tuple(reports), micros, Future())
         with self._lock:
             if self._closed:
                 self._outcomes_refused += len(reports)
@@ -181,6 +220,15 @@ class Journal:
         self._wake.set()
         self._thread.join()
 
+    def _begin(self) -> None:
+        """Look after what dead processes left, and enter this one; OSError when the folder cannot be written."""
+        died = recover(self._folder)
+        writer = Writer(self._folder)
+        with self._lock:
+            self._processes_died += len(died)
+            self._writer = writer
+            writer.hand(self._number)
+
     def _write_on(self) -> None:
         closed = False
         while not closed:
@@ -190,29 +238,45 @@ class Journal:
                 closed = self._closed  # nothing joins the queue after this, so this round is the last
                 batch = list(self._queue)
                 self._queue.clear()
-            if batch:
-                self._write(batch)
+                up_to, untold = self._number, self._untold
+            if batch or untold:
+                self._write(batch, up_to, untold)
             if closed or self._is_full():
                 self._end_segment()
+            if time.monotonic() - self._swept >= min(_SWEEP_SECONDS, self.settings.segment_seconds):
+                self._sweep()
+        self._leave()
 
-    def _write(self, batch: list[_Decided | _Reported]) -> None:
+    def _write(self, batch: list[_Decided | _Reported], up_to: int, untold: int) -> None:
+        """Write a batch, and that `untold` decisions were lost; decisions up to number `up_to` are then settled."""
         decided = [item for item in batch if isinstance(item, _Decided)]
         reported = [item for item in batch if isinstance(item, _Reported)]
-        lines = self._decision_lines(decided) + [item.lines for item in reported]
+        lines = self._decision_lines(decided)
+        unwritable = len(decided) - len(lines)
         trouble: OSError | None = None
         try:
-            self._append(b"".join(lines))
+            writer = self._entered()
+            if lost := untold + unwritable:
+                reason = self._trouble or ("queue full" if untold else "unwritable")
+                lines.append(loss_line(writer.id, up_to, lost, reason, time.time_ns() // 1000))
+            self._append(writer, b"".join(lines + self._outcome_lines(reported)))
         except OSError as error:
             trouble = error
             self._end_segment()
-        n_decisions = len(lines) - len(reported) if trouble is None else 0
-        n_outcomes = sum(item.n_reports for item in reported)
+        else:
+            writer.settle(up_to)
+        n_outcomes = sum(len(item.reports) for item in reported)
         with self._lock:
             self._queued_bytes -= sum(item.n_bytes for item in decided)
-            self._decisions_written += n_decisions
-            self._decisions_dropped += len(decided) - n_decisions
-            self._outcomes_written += n_outcomes if trouble is None else 0
-            self._outcomes_refused += n_outcomes if trouble is not None else 0
+            if trouble is None:
+                self._decisions_written += len(decided) - unwritable
+                self._decisions_dropped += unwritable
+                self._outcomes_written += n_outcomes
+                self._untold -= untold
+            else:
+                self._decisions_dropped += len(decided)
+                self._outcomes_refused += n_outcomes
+                self._untold += len(decided)
         self._tell(trouble)
         for item in reported:
             if trouble is None:
@@ -224,20 +288,63 @@ class Journal:
         lines = []
         for n, item in enumerate(decided, 1):
             try:
-                lines.append(decision_line(item.request, item.decision, item.time_unix_micros))
-            except Exception:  # whatever one decision holds, those after it are still to be written
-                _LOG.exception("decision %s cannot be journaled", item.decision.decision_id)
+                prompt = self._rule.prompt(item.request, item.decision)
+                line = decision_line(
+                    item.request, item.decision, item.time_unix_micros, number=item.number, prompt=prompt
+                )
+                lines.append(line)
+            except Exception as error:  # whatever one decision holds, those after it are still to be written
+                # By its type alone: the message may quote the prompt.
+                _LOG.error("decision %s cannot be journaled (%s)", item.decision.decision_id, type(error).__name__)
             if n % _BREATH == 0 and self._queued_bytes < self.settings.queue_bytes / 2:  # rather late than lost
                 time.sleep(_BREATH_SECONDS)
         return lines
 
-    def _append(self, lines: bytes) -> None:
+    def _outcome_lines(self, reported: list[_Reported]) -> list[bytes]:
+        return [
+            outcome_line(self._rule.outcome(report), item.time_unix_micros)
+            for item in reported
+            for report in item.reports
+        ]
+
+    def _entered(self) -> Writer:
+        if self._writer is None:  # the disk refused at the start
+            self._begin()
+        assert self._writer is not None
+        return self._writer
+
+    def _append(self, writer: Writer, lines: bytes) -> None:
         if not lines:
             return
         if self._segment is None:
+            writer.reenter()
             self._n_segments += 1
-            self._segment = Segment(self._folder, self._n_segments)
+            self._segment = Segment(self._folder, writer.id, self._n_segments)
         self._segment.append(lines)
+
+    def _sweep(self) -> None:
+        """Remove segments that need not be kept any longer."""
+        self._swept = time.monotonic()
+        keep_seconds, keep_bytes = self.settings.keep_seconds, self.settings.keep_bytes
+        if keep_seconds is None and keep_bytes is None:
+            return
+        try:
+            removed = remove_old(self._folder, keep_seconds=keep_seconds, keep_bytes=keep_bytes)
+        except OSError as error:
+            _LOG.warning("%s: old segments cannot be removed (%s)", self._folder, error.strerror)
+        else:
+            if removed:
+                _LOG.info("%s: removed %d old segments, the last was %s", self._folder, len(removed), removed[0].name)
+
+    def _leave(self) -> None:
+        """After the last write: what could not be told is left for the next process to tell."""
+        with self._lock:
+            writer, self._writer, untold = self._writer, None, self._untold
+        if writer is not None:
+            if untold:
+                writer.abandon()
+            else:
+                writer.leave()
 
     def _is_full(self) -> bool:
         segment = self._segment

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router_ml.bundle import verify
 from router_ml.errors import InputError
 from router_ml.meter import BUCKETS, REFUSED_GONE, REFUSED_OVERLOAD, Memory, Reading, forget_worker, new_memory, read
 
@@ -47,10 +49,13 @@ class ServerMetrics(Collector):
         with self._lock:
             self._in_force = version, bundle_sha256
 
-    def reloaded(self, *, taken: bool) -> None:
-        """A version that came later was taken, or refused."""
+    def switched(self, path: Path | None) -> None:
+        """The version at `path` came into force; None: one that came was refused."""
         with self._lock:
-            self._reloads["taken" if taken else "refused"] += 1
+            self._reloads["refused" if path is None else "taken"] += 1
+        if path is not None:
+            manifest, digest, _ = verify(path)
+            self.in_force(manifest.version, digest)
 
     def worker_died(self, number: int) -> None:
         """Worker `number`, from 0, ended unasked and will be started again."""

@@ -11,6 +11,7 @@ import base64
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,11 +20,11 @@ from google.protobuf import json_format
 
 from router_ml.errors import InputError, RequestError
 from router_ml.request import check_number, check_tokens
-from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Request
+from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Float32Array, Request
 from router_ml.v1 import log_pb2
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_KIND = re.compile(rb'\s*\{\s*"(decision|outcome)"')
+_KIND = re.compile(rb'\s*\{\s*"(decision|outcome|loss)"')
 
 
 class RecordKind(StrEnum):
@@ -31,6 +32,7 @@ class RecordKind(StrEnum):
 
     DECISION = "decision"
     OUTCOME = "outcome"
+    LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class OutcomeReport:
     """
 
     decision_id: str
+    """Empty: of a decision that a client made by default; clients do not send it."""
     offer: str | None = None
     """Offer that answered; None: the chosen one, unless `model` names another model."""
     model: str | None = None
@@ -59,7 +62,7 @@ class OutcomeReport:
     """What went wrong with the call, e.g. "timeout"."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decision_id, str) or not self.decision_id:
+        if not isinstance(self.decision_id, str):
             raise RequestError(f"`decision_id` must be the id of a decision; found {self.decision_id!r}")
         check_number("success", self.success, high=1.0)
         for name in ("cost_usd", "latency_ms", "ttft_ms"):
@@ -72,12 +75,23 @@ class OutcomeReport:
                 raise RequestError(f"`{name}` must be a string or None; found {value!r}")
 
 
-def decision_line(request: Request, decision: Decision, time_unix_micros: int) -> bytes:
-    """One journal line, ended by a line feed; ValueError on a number that JSON cannot hold."""
+def decision_line(
+    request: Request,
+    decision: Decision,
+    time_unix_micros: int,
+    *,
+    number: int = 0,
+    prompt: Mapping[str, Any] | None = None,
+) -> bytes:
+    """One journal line, ended by a line feed; ValueError on a number that JSON cannot hold.
+
+    `number` counts the decisions of this process, 0: not told. `prompt` holds the fields of RequestRecord
+    that stand in for the prompt, None: the prompt itself, see `prompt_fields`.
+    """
     record = {
         "decision_id": decision.decision_id,
         "time_unix_micros": str(time_unix_micros),
-        "request": _request(request),
+        "request": dict(prompt_fields(request) if prompt is None else prompt) | _request(request),
         "offer": decision.offer,
         "model": decision.model,
         "fallbacks": decision.fallbacks,
@@ -88,12 +102,14 @@ def decision_line(request: Request, decision: Decision, time_unix_micros: int) -
         "version": decision.version,
         "arm": decision.arm,
         "bundle_sha256": decision.bundle_sha256,
+        "number": str(number) if number else None,  # last, where `writers` looks for it
     }
     return _line(RecordKind.DECISION, record)
 
 
 def outcome_line(report: OutcomeReport, time_unix_micros: int) -> bytes:
-    """One journal line, ended by a line feed."""
+    """One journal line, ended by a line feed; RequestError when the outcome names no decision."""
+    _check_named(report.decision_id)
     record = {
         "decision_id": report.decision_id,
         "time_unix_micros": str(time_unix_micros),
@@ -111,10 +127,29 @@ def outcome_line(report: OutcomeReport, time_unix_micros: int) -> bytes:
     return _line(RecordKind.OUTCOME, record)
 
 
+def loss_line(writer: str, last_number: int, decisions: int | None, reason: str, time_unix_micros: int) -> bytes:
+    """One journal line, ended by a line feed: so many decisions, up to this number, are lost; None: unknown."""
+    record = {
+        "writer": writer,
+        "last_number": str(last_number),
+        "decisions": None if decisions is None else str(decisions),
+        "reason": reason,
+        "time_unix_micros": str(time_unix_micros),
+    }
+    return _line(RecordKind.LOSS, record)
+
+
 def outcome_report(record: log_pb2.OutcomeRecord) -> OutcomeReport:
     """The report as it was given; RequestError where a record of another writer is out of range."""
-    fields = {field.name: value for field, value in record.ListFields() if field.name != "time_unix_micros"}
-    return OutcomeReport(**{"decision_id": "", **fields})
+    _check_named(record.decision_id)
+    return OutcomeReport(
+        **{field.name: value for field, value in record.ListFields() if field.name != "time_unix_micros"}
+    )
+
+
+def _check_named(decision_id: str) -> None:
+    if not decision_id:
+        raise RequestError("`decision_id` must be the id of a decision; found none")
 
 
 def record_kind(line: bytes) -> RecordKind | None:
@@ -129,7 +164,7 @@ def parse_line(line: bytes) -> log_pb2.JournalRecord:
     Fields that this version does not know are ignored.
     """
     if record_kind(line) is None:
-        raise InputError("holds neither `decision` nor `outcome`")
+        raise InputError("holds none of `decision`, `outcome` and `loss`")
     record = log_pb2.JournalRecord()
     try:
         json_format.Parse(line, record, ignore_unknown_fields=True)
@@ -140,13 +175,24 @@ def parse_line(line: bytes) -> log_pb2.JournalRecord:
     return record
 
 
-def _request(request: Request) -> dict[str, Any]:
+def prompt_fields(request: Request) -> dict[str, Any]:
+    """Fields of RequestRecord that hold the prompt as it was given."""
+    if request.text is not None:
+        return {"text": request.text}
+    if request.embedding is not None:
+        return {"embedding_f32": floats(request.embedding)}
     messages = [{"role": message.role, "content": message.content} for message in request.messages]
-    embedding = request.embedding
+    return {"messages": json.dumps(messages, ensure_ascii=False)}
+
+
+def floats(values: Float32Array) -> str:
+    """Numbers as a `bytes` field of 32-bit floats has them in JSON."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _request(request: Request) -> dict[str, Any]:
+    """All but the prompt."""
     return _known(
-        text=request.text,
-        messages=json.dumps(messages, ensure_ascii=False) if messages else None,
-        embedding_f32=None if embedding is None else base64.b64encode(embedding.astype("<f4").tobytes()).decode(),
         segment=request.segment,
         session_id=request.session_id,
         tenant=request.tenant,

@@ -18,6 +18,18 @@ _NONE: tuple[str, ...] = ()
 MAX_TOKENS = 2**31 - 1
 """Largest token count that the contract and the outcome table can hold."""
 
+MAX_PROMPT_CHARS = 16 * 1024 * 1024
+"""Most characters of a prompt, of a text or of all its messages; a router cuts it to far fewer."""
+
+MAX_MESSAGES = 4096
+"""Most messages of a prompt."""
+
+MAX_NAMES = 1024
+"""Most names of a list, and most entries of `cached_input_tokens`."""
+
+MAX_NAME_CHARS = 256
+"""Most characters of a name or label: of models, offers, regions, capabilities, roles, segments, sessions, tenants."""
+
 
 def make_request(
     text: str | None = None,
@@ -83,16 +95,16 @@ def check_request(request: Request) -> None:
     if request.constraints is not NO_CONSTRAINTS:
         _check_constraints(request.constraints)
     for name, label in (("segment", request.segment), ("session_id", request.session_id), ("tenant", request.tenant)):
-        if label is not None and not isinstance(label, str):
-            raise _wrong(name, "a string or None", label)
+        if label is not None:
+            if not isinstance(label, str):
+                raise _wrong(name, "a string or None", label)
+            if len(label) > MAX_NAME_CHARS:
+                raise _long(name, label)
     check_number("quality_target", request.quality_target, high=1.0, zero=False)
     check_number("min_success_probability", request.min_success_probability, high=1.0)
     check_tokens("input_tokens", request.input_tokens)
     if request.cached_input_tokens:
-        for offer, tokens in request.cached_input_tokens.items():
-            if not isinstance(offer, str) or not offer:
-                raise _wrong("cached_input_tokens", "keyed by the names of offers", offer)
-            check_tokens(f"cached_input_tokens[{_short(offer)}]", tokens)
+        _check_cached(request.cached_input_tokens)
     if not isinstance(request.batch, bool):
         raise _wrong("batch", "True or False", request.batch)
 
@@ -139,9 +151,13 @@ def _check_text(text: Any) -> None:
         raise _wrong("text", "a string", text)
     if not text or text.isspace():
         raise _wrong("text", "a prompt with at least one character that is not white space", text)
+    if len(text) > MAX_PROMPT_CHARS:
+        raise _long_prompt("text")
 
 
 def _check_messages(messages: Sequence[Message]) -> None:
+    _check_count("messages", len(messages), MAX_MESSAGES, "messages")
+    chars = 0
     for i, message in enumerate(messages):
         if not isinstance(message, Message):
             raise _wrong(f"messages[{i}]", "a message of `role` and `content`", message)
@@ -149,6 +165,11 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise _wrong(f"messages[{i}].role", "a string that is not empty", message.role)
         if not isinstance(message.content, str):
             raise _wrong(f"messages[{i}].content", "a string", message.content)
+        if len(message.role) > MAX_NAME_CHARS:
+            raise _long(f"messages[{i}].role", message.role)
+        chars += len(message.content)
+    if chars > MAX_PROMPT_CHARS:
+        raise _long_prompt("messages")
     if all(not message.content or message.content.isspace() for message in messages):
         raise RequestError(
             f"`messages` must hold at least one character that is not white space; found {len(messages)} blank messages"
@@ -180,9 +201,22 @@ def _check_constraints(constraints: Constraints) -> None:
 def _check_names(field: str, names: Any) -> None:
     if not isinstance(names, tuple):
         raise _wrong(field, "a tuple of names", names)
+    _check_count(field, len(names), MAX_NAMES, "names")
     for name in names:
         if not isinstance(name, str) or not name:
             raise _wrong(field, "a tuple of strings that are not empty", name)
+        if len(name) > MAX_NAME_CHARS:
+            raise _long(field, name)
+
+
+def _check_cached(counts: Mapping[str, int]) -> None:
+    _check_count("cached_input_tokens", len(counts), MAX_NAMES, "entries")
+    for offer, tokens in counts.items():
+        if not isinstance(offer, str) or not offer:
+            raise _wrong("cached_input_tokens", "keyed by the names of offers", offer)
+        if len(offer) > MAX_NAME_CHARS:
+            raise _long("cached_input_tokens", offer)
+        check_tokens(f"cached_input_tokens[{_short(offer)}]", tokens)
 
 
 def _names(field: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -222,6 +256,23 @@ def _counts(counts: Mapping[str, int] | None) -> dict[str, int]:
     if not isinstance(counts, Mapping):
         raise _wrong("cached_input_tokens", "a mapping from names of offers to tokens", counts)
     return {offer: _plain(tokens) for offer, tokens in counts.items()}
+
+
+def _check_count(field: str, found: int, most: int, what: str) -> None:
+    if found > most:
+        raise RequestError(f"`{field}` must hold at most {most} {what}; found more")
+
+
+def _long(field: str, name: str) -> RequestError:
+    return RequestError(
+        f"`{field}` must hold at most {MAX_NAME_CHARS} characters a name; found {len(name)}: {_short(name)}"
+    )
+
+
+def _long_prompt(field: str) -> RequestError:
+    return RequestError(
+        f"`{field}` must hold at most {MAX_PROMPT_CHARS} characters in all; found more: shorten the prompt"
+    )
 
 
 def _wrong(field: str, expected: str, found: object) -> RequestError:

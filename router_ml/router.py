@@ -8,19 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from router_ml import bundle as bundles
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
-from router_ml.errors import NoEligibleOfferError, RequestError, RouterMlError
+from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.features import Features, no_text_side, side_features, side_matrix
-from router_ml.heads import estimate
+from router_ml.heads import VECTOR, estimate, estimate_and_embed
 from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
 from router_ml.request_policy import RequestPolicy
 from router_ml.text import prompt_text
-from router_ml.types import Candidate, Decision, Description, Estimates, Message, Request
+from router_ml.types import Candidate, Decision, Description, Digest, Estimates, Message, Request
 
 _BATCH_TOKENS = 2048
 """Token positions in one run of the graph: the vectors of more would fall out of the processor's cache."""
@@ -31,24 +31,37 @@ class Router:
 
     ``Router.load("bundle").route("...").offer`` is the whole of its use. The catalog of
     the bundle is in force unless another one, say with today's prices, is given.
+    With `digests`, decisions on text carry what a journal without text keeps of it;
+    BundleError where the bundle cannot give that.
     """
 
-    def __init__(self, bundle: Bundle, *, catalog: Catalog | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, catalog: Catalog | None = None, digests: bool = False) -> None:
         self.bundle = bundle
         self.policy = Policy(catalog or bundle.catalog, bundle.manifest.models, bundle.points)
         self._of_request = RequestPolicy(self.policy)
         self._catalog_as_of = (catalog or bundle.catalog).as_of
         self._segment_index = {name: k + 1 for k, name in enumerate(bundle.manifest.segments)}
         self._ratio = np.array(bundle.manifest.input_token_ratio, dtype=np.float32)
+        self._encoder_sha256 = _encoder_sha256(bundle) if digests and bundle.tokenizer else None
         self._offers = tuple(
             (offer.name, offer.model, column)
             for offer, column in zip(self.policy.offers, self.policy.column.tolist(), strict=True)
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, catalog: Catalog | None = None) -> Router:
-        """Verify and open a bundle folder; BundleError says what is wrong with it."""
-        return cls(bundles.load(path), catalog=catalog)
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        catalog: Catalog | None = None,
+        digests: bool = False,
+        like: Router | None = None,
+    ) -> Router:
+        """Verify and open a bundle folder; BundleError says what is wrong with it.
+
+        What it has in common with `like`, the version that it is to follow, is shared and opens at once.
+        """
+        return cls(bundles.load(path, like=like.bundle if like else None), catalog=catalog, digests=digests)
 
     # -- one request ----------------------------------------------------------------------------
 
@@ -115,31 +128,21 @@ class Router:
                 good.append(i)
             except RequestError as error:
                 results[i] = error
-        chosen = [requests[i] for i in good]
-        if chosen:
-            for i, row in zip(good, _rows(self.estimate(chosen)), strict=True):
+        for part in self._parts([requests[i] for i in good]):
+            at = [good[k] for k in part]
+            estimates, digests = self._run([requests[i] for i in at])
+            for i, row, digest in zip(at, _rows(estimates), digests, strict=True):
                 try:
-                    results[i] = self._decision(requests[i], *row)
+                    results[i] = self._decision(requests[i], *row, digest)
                 except NoEligibleOfferError as error:
                     results[i] = error
         return [result for result in results if result is not None]
 
     def estimate(self, requests: Sequence[Request]) -> Estimates:
         """Estimates [n, m] of n checked requests; runs the graph on requests of like length together."""
-        if len(requests) == 1:
-            return self._estimate(requests)
-        lengths = [self._length(request) for request in requests]
-        order = np.argsort(lengths, kind="stable")
-        parts, start = [], 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and (stop - start + 1) * (lengths[order[stop]] // 3 + 8) <= _BATCH_TOKENS:
-                stop += 1
-            part = [requests[i] for i in order[start:stop]]
-            parts.append(self._estimate(part))
-            start = stop
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
+        order = list(self._parts(requests))
+        parts = [self._run([requests[i] for i in part])[0] for part in order]
+        back = np.argsort(np.concatenate(order), kind="stable")
         return Estimates(
             *(
                 np.concatenate([getattr(part, name) for part in parts])[back]
@@ -172,15 +175,39 @@ class Router:
 
     def _decide(self, request: Request) -> Decision:
         self._check_fits(request)
-        ((p_success, output_tokens, latency_ms, input_tokens),) = _rows(self._estimate((request,)))
-        return self._decision(request, p_success, output_tokens, latency_ms, input_tokens)
+        estimates, (digest,) = self._run((request,))
+        ((p_success, output_tokens, latency_ms, input_tokens),) = _rows(estimates)
+        return self._decision(request, p_success, output_tokens, latency_ms, input_tokens, digest)
 
-    def _estimate(self, requests: Sequence[Request]) -> Estimates:
-        estimates = estimate(self.bundle.session, self._features(requests), self._ratio)
+    def _parts(self, requests: Sequence[Request]) -> Iterator[NDArray[np.intp]]:
+        """Indices of requests of like length, to be run together."""
+        lengths = [self._length(request) for request in requests]
+        order = np.argsort(lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop - start + 1) * (lengths[order[stop]] // 3 + 8) <= _BATCH_TOKENS:
+                stop += 1
+            yield order[start:stop]
+            start = stop
+
+    def _run(self, requests: Sequence[Request]) -> tuple[Estimates, Sequence[Digest | None]]:
+        """One run of the graph: estimates [n, m], and a digest for each request if they are made."""
+        features = self._features(requests)
+        digests: Sequence[Digest | None]
+        if self._encoder_sha256 is None:
+            estimates, digests = estimate(self.bundle.session, features, self._ratio), (None,) * len(requests)
+        else:
+            estimates, vectors = estimate_and_embed(self.bundle.session, features, self._ratio)
+            rows = zip(requests, vectors, features.side, features.n_tokens.tolist(), strict=True)
+            digests = [
+                None if request.embedding is not None else Digest(vector, side, n_tokens, self._encoder_sha256)
+                for request, vector, side, n_tokens in rows
+            ]
         for i, request in enumerate(requests):
             if request.input_tokens is not None:
                 estimates.input_tokens[i] = request.input_tokens
-        return estimates
+        return estimates, digests
 
     def _length(self, request: Request) -> int:
         """Characters that will be tokenized, about."""
@@ -234,6 +261,7 @@ class Router:
         output_tokens: list[float],
         latency_ms: list[float],
         input_tokens: list[float],
+        digest: Digest | None,
     ) -> Decision:
         """The decision by the estimates, each [m]; NoEligibleOfferError where there is none."""
         choice = self._of_request.choose(request, p_success, output_tokens, input_tokens)
@@ -261,6 +289,7 @@ class Router:
             version=self.bundle.manifest.version,
             arm="",
             bundle_sha256=self.bundle.sha256,
+            digest=digest,
         )
 
 
@@ -282,6 +311,18 @@ def _rows(estimates: Estimates) -> Iterator[tuple[list[float], list[float], list
 def _known(values: list[float]) -> list[float | None]:
     """None where unknown (NaN, which differs from itself)."""
     return [None if value != value else value for value in values]
+
+
+def _encoder_sha256(bundle: Bundle) -> str:
+    if (
+        VECTOR not in {output.name for output in bundle.session.get_outputs()}
+        or "sha256" not in bundle.manifest.encoder
+    ):
+        raise BundleError(
+            f"version {bundle.manifest.version} cannot give the embedding of a prompt, which a journal without text "
+            "keeps in its place; train it anew with this version of router-ml, or journal the text"
+        )
+    return str(bundle.manifest.encoder["sha256"])
 
 
 def _text(request: Request) -> str:

@@ -1,8 +1,9 @@
 """The files of a journal: one process appends to one, anyone reads them all.
 
-A segment that is being written is named `<begin, UTC>-<pid>-<number>.jsonl.open`
+A segment that is being written is named `<begin, UTC>-<writer>-<number>.jsonl.open`
 and renamed to `.jsonl` when it is closed, so a closed one never changes again.
-The names sort by time. One that a killed process left open stays readable.
+The names sort by time. One that a killed process left open stays readable, and
+is closed by the next process that opens the folder (see `writers`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,16 +23,17 @@ from router_ml.v1 import log_pb2
 
 _CLOSED = ".jsonl"
 _OPEN = ".jsonl.open"
+_TAIL_BYTES = 1 << 16
 _LOG = logging.getLogger(__name__)
 
 
 class Segment:
     """The open file of one journal. Not safe for several threads."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, writer: str, number: int) -> None:
         """Create the file; OSError when the folder cannot be written."""
         begin = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self._path = folder / f"{begin}-{os.getpid()}-{number:06d}{_OPEN}"
+        self._path = folder / f"{begin}-{writer}-{number:06d}{_OPEN}"
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         self._begun = time.monotonic()
         self.n_bytes = 0
@@ -80,6 +83,53 @@ class Segment:
             os.close(self._file)
 
 
+def open_segments(folder: Path, writer: str) -> list[Path]:
+    """Segments of one writer that are not closed."""
+    return sorted(folder.glob(f"*-{writer}-*{_OPEN}"))
+
+
+def close_left_open(path: Path) -> None:
+    """Close the segment of a dead process: cut off a torn last line, rename; an empty one is removed. OSError."""
+    with path.open("r+b") as file:
+        size = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            begin = max(0, whole - _TAIL_BYTES)
+            file.seek(begin)
+            at = file.read(whole - begin).rfind(b"\n")
+            if at >= 0:
+                whole = begin + at + 1
+                break
+            whole = begin
+        if whole != size:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+    if whole:
+        path.rename(_closed(path))
+    else:
+        path.unlink()
+    _sync_folder(path.parent)
+
+
+def remove_old(folder: Path, *, keep_seconds: float | None, keep_bytes: float | None) -> list[Path]:
+    """Remove closed segments last written longer ago than `keep_seconds`, and the oldest beyond `keep_bytes` in all.
+
+    Open ones are neither counted nor removed. Returns what was removed; OSError when the folder cannot be written.
+    """
+    found = []
+    for path in folder.glob(f"*{_CLOSED}"):
+        with suppress(FileNotFoundError):  # another process of the journal removes as well
+            about = path.stat()
+            found.append((path, about.st_mtime, about.st_size))
+    removed, kept_bytes, now = [], 0, time.time()
+    for path, written, size in sorted(found, key=lambda item: item[0].name, reverse=True):
+        kept_bytes += size
+        too_old = keep_seconds is not None and now - written > keep_seconds
+        if too_old or (keep_bytes is not None and kept_bytes > keep_bytes):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
 @dataclass(frozen=True, slots=True)
 class BadLine:
     """A line that is not a record."""
@@ -121,24 +171,28 @@ def journal_files(source: str | Path | Iterable[str | Path]) -> list[Path]:
 def read_records(
     source: str | Path | Iterable[str | Path],
     *,
-    only: RecordKind | None = None,
+    only: Collection[RecordKind] | None = None,
     on_bad_line: Callable[[BadLine], None] = log_bad_line,
 ) -> Iterator[log_pb2.JournalRecord]:
     """Records of a journal folder or of segment files, in the order they were written, one line in memory at a time.
 
-    With `only`, lines of the other kind are passed over unread. A line that is
+    With `only`, lines of other kinds are passed over unread. A line that is
     not a record goes to `on_bad_line` and reading goes on; a line whose kind
-    cannot be told goes there whatever `only` says.
+    cannot be told goes there whatever `only` says. A segment that retention
+    removed since it was listed is passed over with a warning.
     """
     for path in journal_files(source):
         try:
             lines = (_found(path) or path).open("rb")
+        except FileNotFoundError:
+            _LOG.warning("%s: removed since it was listed", path)
+            continue
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         with lines:
             for number, line in enumerate(lines, 1):
                 kind = record_kind(line)
-                if only is not None and kind not in (only, None):
+                if only is not None and kind is not None and kind not in only:
                     continue
                 torn = not line.endswith(b"\n")
                 try:

@@ -213,7 +213,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
 
 def _check_count(field: str, count: int) -> None:
     if count > convert.MAX_ITEMS:
-        raise RequestError(f"`{field}` must hold at most {convert.MAX_ITEMS} items, found {count}; send them in parts")
+        raise RequestError(f"`{field}` must hold at most {convert.MAX_ITEMS} items, found more; send them in parts")
 
 
 def _status(error: Exception) -> grpc.StatusCode:

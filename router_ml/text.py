@@ -160,6 +160,11 @@ class Tokenizer:
         """Ids [t] of each text; `pad` makes them a matrix."""
         return [row.ids for row in self.tokens(texts)]
 
+    def sample(self, rng: np.random.Generator, length: int) -> str:
+        """A text of `length` random tokens of the vocabulary; tokenized again it need not give the very same ones."""
+        ids = rng.integers(0, self._hf.get_vocab_size(), length).tolist()
+        return str(self._hf.decode(ids, skip_special_tokens=True)) or "a"
+
     def pad(self, rows: Sequence[Int64Array]) -> Int64Array:
         """Rows of ids as one matrix [n, L], filled up with `pad_id`; L is at least 1."""
         length = max((len(row) for row in rows), default=0)

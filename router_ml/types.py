@@ -61,6 +61,9 @@ class Reason(StrEnum):
     TARGET_UNREACHABLE = "target_unreachable"
     """No operating point reached the quality target on the data that set them: highest quality instead."""
 
+    ROUTER_UNAVAILABLE = "router_unavailable"
+    """Given by a client, never by a router: the router was late, down or wrong; the client's configured default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -146,11 +149,24 @@ class Candidate(NamedTuple):
     rejected: Rejection | None = None
 
 
+class Digest(NamedTuple):
+    """What training needs of a prompt, without a word of it."""
+
+    embedding: Float32Array
+    """[d], the bundle's own, of unit length."""
+    side: Float32Array
+    """[f], side features as the graph takes them."""
+    n_tokens: float
+    """Tokens of the whole prompt by the bundle's tokenizer."""
+    encoder_sha256: str
+    """Of the encoder that made the embedding."""
+
+
 class Decision(NamedTuple):
     """The answer to one request."""
 
     decision_id: str
-    """Time-ordered UUID (version 7)."""
+    """Time-ordered UUID (version 7); empty when a client made the decision by default, for want of the router."""
     offer: str
     model: str
     fallbacks: tuple[str, ...]
@@ -166,6 +182,8 @@ class Decision(NamedTuple):
     arm: str
     """Side of an A/B test; empty when none runs."""
     bundle_sha256: str
+    digest: Digest | None = None
+    """Given by a router that makes digests, where the prompt was text; for the journal, not for callers."""
 
     def candidate(self, offer: str) -> Candidate:
         """The candidate of that offer name; KeyError when the catalog has none."""
@@ -201,3 +219,5 @@ class Description:
     default_quality_target: float
     max_text_chars: int
     """Longer prompts are cut in the middle to this many characters."""
+    refused: str | None = None
+    """Which later version the server refused, and why; None: none since the last one that was taken."""

@@ -6,7 +6,7 @@ import json
 import os
 import string
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from itertools import pairwise
@@ -120,6 +120,29 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedding_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the same world that saw embeddings of 16 numbers and no text. Read only."""
     return _trained(tmp_path_factory.mktemp("embeddings"), _embedding_columns(), FLAT_CATALOG, teacher=None)
+
+
+@pytest.fixture
+def make_version(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the tiny bundle again under another version name: `make_version("v2")`.
+
+    `make_version("v2", "p_success", 0.01)` states canaries that are off by that much; None: unknown.
+    """
+    from router_ml import bundle
+    from router_ml.catalog import Catalog
+
+    def make(name: str, field: str | None = None, change: float | None = 0.0) -> Path:
+        manifest, _, parts = bundle.verify(tiny_bundle)
+        canaries = list(manifest.canaries)
+        if field is not None:
+            values = [None if change is None else value + change for value in getattr(canaries[1], field)]
+            canaries[1] = replace(canaries[1], **{field: tuple(values)})
+        changed = replace(manifest, version=name, canaries=tuple(canaries))
+        catalog = Catalog.from_dict(json.loads(parts[bundle.CATALOG]))
+        bundle.write(tmp_path / "made" / name, changed, parts[bundle.GRAPH], catalog, parts[bundle.TOKENIZER])
+        return tmp_path / "made" / name
+
+    return make
 
 
 def _prompt_columns() -> list[tuple[dict[str, Any], float, int]]:

@@ -44,8 +44,9 @@ class Appraisal:
 class _GraphText:
     """The bundle's tokenizer; its graph makes the vectors from the ids."""
 
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, sha256: str | None) -> None:
         self.tokenizer = tokenizer
+        self.sha256 = sha256
         self._size = size
 
     def encode_ids(self, rows: Sequence[Int64Array]) -> Float32Array:
@@ -64,7 +65,8 @@ def appraise(
     manifest = opened.manifest
     say("reading the logs")
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
-    text = _GraphText(opened.tokenizer, manifest.embedding_size) if opened.tokenizer else None
+    size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
+    text = _GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
     data = build_dataset(table.batches(), text)
     strange = [name for name in data.models if name not in manifest.models]
     rows, words = _held_rows(data, opened, settings)

@@ -78,7 +78,7 @@ def train(args: argparse.Namespace) -> None:
     if args.no_register and args.out is None:
         raise InputError("--no-register without --out would throw the version away; give --out DIR")
     settings = TrainSettings(
-        encoder=EncoderSettings(teacher=args.encoder or DEFAULT_TEACHER, kind=EncoderKind(args.encoder_kind)),
+        encoder=EncoderSettings(teacher=_teacher(args.encoder), kind=EncoderKind(args.encoder_kind)),
         split=SplitSettings(by=args.split, seed=args.seed),
         fit=FitSettings(seed=args.seed),
         quality_target=args.quality_target,
@@ -99,6 +99,12 @@ def train(args: argparse.Namespace) -> None:
         data["registered"] = asdict(registered)
         lines += registered.lines()
     show(args, finite(data), lines)
+
+
+def _teacher(encoder: str | None) -> str:
+    if encoder is None:
+        return DEFAULT_TEACHER
+    return str(bundle_folder(encoder)) if encoder.startswith("models:/") else encoder
 
 
 def register(trained: Trained, judgement: Judgement, settings: RegistrySettings, alias: str | None) -> Registered:

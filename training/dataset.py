@@ -156,6 +156,10 @@ class TextEncoder(Protocol):
 
     tokenizer: Tokenizer
 
+    @property
+    def sha256(self) -> str | None:
+        """Names the encoder; None: one of an older bundle, which has no name."""
+
     def encode_ids(self, rows: Sequence[Int64Array]) -> Float32Array:
         """Vectors [n, d] of n rows of ids."""
 
@@ -214,6 +218,7 @@ class DatasetBuilder:
         segment = np.array([self._segment(name) for _, name in keys], dtype=np.int64)
         prompt_id = np.array([name for name, _ in keys])
         given = np.array([text is None for text in texts])
+        self._check_encoder(batch)
         vectors = self._given(batch) if given.any() else None
         if self._encoder is None:
             if vectors is None or not given.all():
@@ -222,13 +227,15 @@ class DatasetBuilder:
             unknown = np.full(len(keys), np.nan, dtype=np.float32)
             return Prompts(prompt_id, *empty, vectors, given, no_text_side(len(keys)), unknown, segment)
         tokens = self._encoder.tokenizer.tokens([text or "" for text in texts])
-        rows = [row.ids for row in tokens]
+        # Not even the marks that frame a text stand before a given embedding.
+        rows = [row.ids[:0] if without else row.ids for row, without in zip(tokens, given, strict=True)]
         embedding = self._encoder.encode_ids(rows)
         side = side_matrix([side_features(text or "", row.n_whole) for text, row in zip(texts, tokens, strict=True)])
         n_tokens = np.array([row.n_whole for row in tokens], dtype=np.float32)
         if vectors is not None:
             embedding = np.where(given[:, None], self._fitting(vectors, embedding.shape[1]), embedding)
-            side[given], n_tokens[given] = 0.0, np.nan
+            known_side, known_tokens = _digested(batch)
+            side[given], n_tokens[given] = known_side[given], known_tokens[given]
         start = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
         flat = np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32)
         return Prompts(prompt_id, flat, start, embedding, given, side, n_tokens, segment)
@@ -241,6 +248,17 @@ class DatasetBuilder:
             if value is not None:
                 row[:] = value
         return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+
+    def _check_encoder(self, batch: pa.RecordBatch) -> None:
+        """Embeddings of texts that were not kept are of use only beside the encoder that made them."""
+        found = set(batch.column("encoder_sha256").to_pylist()) - {None}
+        own = self._encoder.sha256 if self._encoder else None
+        if strange := sorted(found - {own}):
+            raise InputError(
+                f"rows without text carry embeddings of the encoder {strange[0][:12]}, and training uses "
+                f"{'the encoder ' + own[:12] if own else 'another one'}; name a bundle that holds that encoder with "
+                "--encoder BUNDLE, and train on rows of one encoder"
+            )
 
     def _fitting(self, vectors: Float32Array, size: int) -> Float32Array:
         if vectors.shape[1] != size:
@@ -287,12 +305,28 @@ def _text(prompt: str | None, messages: str | None) -> str | None:
     return None if messages is None else messages_text(messages)
 
 
+def _digested(batch: pa.RecordBatch) -> tuple[Float32Array, Float32Array]:
+    """Side features [n, f] and tokens [n] of texts that were not kept; zero and NaN where there are none."""
+    side = no_text_side(len(batch))
+    for row, value in zip(side, batch.column("side_features").to_pylist(), strict=True):
+        if value is not None:
+            row[:] = value
+    return side, _float(batch.column("prompt_tokens")).astype(np.float32)
+
+
 def _content_ids(batch: pa.RecordBatch) -> list[str]:
     ids = []
-    columns = (batch.column(name).to_pylist() for name in ("prompt", "messages", "embedding"))
-    for prompt, messages, embedding in zip(*columns, strict=True):
+    names = ("prompt", "messages", "embedding", "prompt_id", "encoder_sha256")
+    for prompt, messages, embedding, prompt_id, encoder in zip(
+        *(batch.column(name).to_pylist() for name in names), strict=True
+    ):
         text = _text(prompt, messages)
-        ids.append(prompt_id_of(str(embedding) if text is None else text))
+        if text is not None:
+            ids.append(prompt_id_of(text))
+        elif encoder is not None:  # of a text that was not kept: its keyed hash, for embeddings differ in the last bit
+            ids.append(prompt_id)
+        else:
+            ids.append(prompt_id_of(str(embedding)))
     return ids
 
 

@@ -180,7 +180,7 @@ def _through_server(
     folder: Path, prompts: Sequence[Prompt], outcomes: dict[tuple[Prompt, str], float | None]
 ) -> tuple[list[Decision], Latency]:
     """Route through a real server, then report what came of each decision, as a backend would."""
-    with _server(folder) as address, RouterClient(address) as client:
+    with _server(folder) as address, RouterClient(address, timeout_s=5.0) as client:
         decisions, latency = _timed(lambda text, segment: client.route(text, segment=segment), prompts)
         served = zip(prompts[_WARM_UP:], decisions, strict=True)
         client.report(

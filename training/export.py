@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from router_ml import bundle
+from router_ml.canary import canaries_of, canary_requests
 from router_ml.catalog import Catalog
 from router_ml.errors import GateError
 from router_ml.heads import OUTPUTS, estimate, of_graph
+from router_ml.router import Router
 from router_ml.types import Estimates, Float64Array
 from training.dataset import Dataset
 from training.graph import INNER_OUTPUTS, GraphParts, build_graph
@@ -95,10 +97,12 @@ def chunks(data: Dataset, index: NDArray[np.int64]) -> Iterator[NDArray[np.int64
 def write_bundle(
     path: Path, manifest: bundle.Manifest, graph: bytes, catalog: Catalog, tokenizer_json: bytes | None
 ) -> str:
-    """Write and read back; returns the hash."""
-    digest = bundle.write(path, manifest, graph, catalog, tokenizer_json)
-    bundle.load(path)
-    return digest
+    """Write, read back, and write again with what the canaries were answered; returns the hash."""
+    bundle.write(path, manifest, graph, catalog, tokenizer_json)
+    router = Router.load(path)
+    requests = canary_requests(router.bundle)
+    canaries = canaries_of(requests, router.estimate(requests))
+    return bundle.write(path, replace(manifest, canaries=canaries), graph, catalog, tokenizer_json)
 
 
 def _largest(found: NDArray[np.floating], expected: NDArray[np.floating], *, relative: bool = False) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from router_ml.features import SIDE_FEATURES
-from router_ml.heads import OUTPUTS
+from router_ml.heads import OUTPUTS, VECTOR
 from training.cost import MagnitudeModel
 from training.fit import SuccessModel
 from training.linear import BIGRAM_BUCKETS, BIGRAM_FACTOR
@@ -62,8 +62,9 @@ def build_graph(parts: GraphParts, *, inner: bool = False) -> bytes:
     z = _linear(g, parts, embedding)
     _trees(g, parts, z, m)
     _outputs(g, parts, z)
-    names = (*OUTPUTS, *INNER_OUTPUTS) if inner else OUTPUTS
-    graph = helper.make_graph(g.nodes, "router", _inputs(parts), [_output(name, m) for name in names], g.constants)
+    names = [*OUTPUTS, *((VECTOR,) if parts.encoder else ()), *(INNER_OUTPUTS if inner else ())]
+    outputs = [_output(name, m, parts.embedding_size) for name in names]
+    graph = helper.make_graph(g.nodes, "router", _inputs(parts), outputs, g.constants)
     model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)],
@@ -83,8 +84,13 @@ def _inputs(parts: GraphParts) -> list[onnx.ValueInfoProto]:
     ]
 
 
-def _output(name: str, m: int) -> onnx.ValueInfoProto:
-    shapes: dict[str, list[str | int]] = {"estimates": ["n", 3 * m], "z": ["n", m], "rows": ["row", "feature"]}
+def _output(name: str, m: int, d: int) -> onnx.ValueInfoProto:
+    shapes: dict[str, list[str | int]] = {
+        "estimates": ["n", 3 * m],
+        VECTOR: ["n", d],
+        "z": ["n", m],
+        "rows": ["row", "feature"],
+    }
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
 
 
@@ -101,7 +107,7 @@ def _embedding(g: _Builder, parts: GraphParts) -> str:
         copy.output[:] = ["enc_embedding" if name == "embedding" else name for name in node.output]
         g.nodes.append(copy)
     g.constants += list(parts.encoder.graph.initializer)
-    return g.add("Add", ["enc_embedding", "embedding"], "vector")
+    return g.add("Add", ["enc_embedding", "embedding"], VECTOR)
 
 
 def _linear(g: _Builder, parts: GraphParts, embedding: str) -> str:

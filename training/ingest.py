@@ -52,6 +52,12 @@ class IngestReport:
     """Decisions found again, as in a segment that was given twice; only the first counts."""
     n_torn: int
     """Last lines cut off where a process died."""
+    n_lost: int
+    """Decisions that the journal itself tells to be lost."""
+    n_unknown_losses: int
+    """Processes that died without telling: each lost at most the decisions of one flush interval."""
+    n_withheld: int
+    """Decisions left out because the redaction of their prompts failed."""
     rejected: Mapping[str, int]
     """Reason -> number of lines and records left out for it."""
 
@@ -70,6 +76,15 @@ class IngestReport:
             told.append(f"{self.n_repeated:,} decisions stood in the journal more than once and were taken once")
         if self.n_torn:
             told.append(f"{self.n_torn:,} last lines were cut off where a process died")
+        if self.n_lost:
+            told.append(f"{self.n_lost:,} decisions were made but lost before they were on disk")
+        if self.n_unknown_losses:
+            told.append(
+                f"{self.n_unknown_losses:,} processes died without telling how many decisions of their last flush "
+                "interval were lost"
+            )
+        if self.n_withheld:
+            told.append(f"{self.n_withheld:,} decisions left out: their prompts could not be redacted")
         told += [f"{count:,} left out: {reason}" for reason, count in sorted(self.rejected.items())]
         if self.rejects is not None:
             told.append(f"what was left out stands in {self.rejects}")
@@ -145,7 +160,9 @@ class _Ingest:
         self._scratch = scratch
         self._rejects: TextIO
         self._rejected: Counter[str] = Counter()
-        self._n_decisions = self._n_rows = self._n_without = self._n_repeated = self._n_torn = 0
+        self._n_decisions = self._n_rows = self._n_without = self._n_repeated = self._n_torn = self._n_withheld = 0
+        self._losses: dict[tuple[str, int], log_pb2.LossRecord] = {}
+        """One read twice counts once."""
 
     def run(self, out: Path) -> IngestReport:
         outcomes = _Outcomes(self._scratch / "outcomes.sqlite")
@@ -162,7 +179,10 @@ class _Ingest:
         return self._put(out)
 
     def _collect(self, outcomes: _Outcomes) -> None:
-        for record in read_records(self._files, only=RecordKind.OUTCOME, on_bad_line=self._bad_line):
+        for record in read_records(self._files, only=(RecordKind.OUTCOME, RecordKind.LOSS), on_bad_line=self._bad_line):
+            if record.HasField("loss"):
+                self._losses[record.loss.writer, record.loss.last_number] = record.loss
+                continue
             try:
                 outcome_report(record.outcome)
             except RequestError as error:
@@ -174,7 +194,7 @@ class _Ingest:
     def _batches(self, outcomes: _Outcomes) -> Iterator[pa.RecordBatch]:
         rows: list[dict[str, Any]] = []
         n_chars = 0
-        for record in read_records(self._files, only=RecordKind.DECISION, on_bad_line=self._bad_decision):
+        for record in read_records(self._files, only=(RecordKind.DECISION,), on_bad_line=self._bad_decision):
             for row in self._rows(record.decision, outcomes):
                 rows.append(row)
                 n_chars += len(row["prompt"] or row["messages"] or "")
@@ -184,6 +204,9 @@ class _Ingest:
         yield pa.RecordBatch.from_pylist(rows, schema=OUTCOME_SCHEMA)
 
     def _rows(self, decision: log_pb2.DecisionRecord, outcomes: _Outcomes) -> Sequence[dict[str, Any]]:
+        if decision.request.withheld:
+            self._n_withheld += outcomes.is_first(decision.decision_id)
+            return ()
         try:
             joined = join(decision, outcomes.of(decision.decision_id))
         except InputError as error:
@@ -238,6 +261,9 @@ class _Ingest:
             n_without_outcome=self._n_without,
             n_repeated=self._n_repeated,
             n_torn=self._n_torn,
+            n_lost=sum(loss.decisions for loss in self._losses.values()),
+            n_unknown_losses=sum(not loss.HasField("decisions") for loss in self._losses.values()),
+            n_withheld=self._n_withheld,
             rejected=dict(self._rejected),
         )
 

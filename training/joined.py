@@ -12,7 +12,7 @@ import numpy as np
 
 from router_ml.errors import InputError
 from router_ml.text import prompt_text
-from router_ml.types import Message
+from router_ml.types import Float32Array, Message
 from router_ml.v1 import log_pb2
 from training.outcomes import prompt_id_of
 
@@ -141,7 +141,9 @@ def _common(decision: log_pb2.DecisionRecord) -> dict[str, Any]:
 
 def _prompt(request: log_pb2.RequestRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": None, "messages": None, "embedding": None}
-    if request.HasField("text"):
+    if request.HasField("digest"):
+        row |= _digest(request.digest)
+    elif request.HasField("text"):
         row["prompt"] = request.text
         row["prompt_id"] = prompt_id_of(request.text)
     elif request.HasField("messages"):
@@ -151,8 +153,28 @@ def _prompt(request: log_pb2.RequestRecord) -> dict[str, Any]:
         row["embedding"] = np.frombuffer(request.embedding_f32, "<f4")
         row["prompt_id"] = prompt_id_of(request.embedding_f32.hex())
     else:
-        raise InputError("`request` must hold `text`, `messages` or `embedding_f32`")
+        raise InputError("`request` must hold `text`, `messages`, `embedding_f32` or `digest`")
     return row
+
+
+def _digest(digest: log_pb2.DigestRecord) -> dict[str, Any]:
+    """Columns of a prompt whose text the journal does not keep."""
+    embedding, side = _floats("embedding_f32", digest.embedding_f32), _floats("side_f32", digest.side_f32)
+    if not digest.prompt_hmac or not digest.encoder_sha256:
+        raise InputError("`digest` must hold `prompt_hmac` and `encoder_sha256`")
+    return {
+        "prompt_id": digest.prompt_hmac[:16],
+        "embedding": embedding,
+        "side_features": side,
+        "prompt_tokens": digest.tokens,
+        "encoder_sha256": digest.encoder_sha256,
+    }
+
+
+def _floats(field: str, raw: bytes) -> Float32Array:
+    if not raw or len(raw) % 4:
+        raise InputError(f"`{field}` must hold 32-bit floats; found {len(raw)} bytes")
+    return np.frombuffer(raw, "<f4")
 
 
 def _conversation(messages: str) -> str:

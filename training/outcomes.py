@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from router_ml.errors import InputError
+from router_ml.features import SIDE_FEATURES
 from router_ml.text import clean
 from training.atomic import fresh_file
 from training.columns import EMBEDDING, TIMESTAMP, Column, cast_column, cast_messages, expected
@@ -35,6 +36,9 @@ OUTCOME_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("messages", pa.string()),
         ("embedding", EMBEDDING),
+        ("side_features", EMBEDDING),
+        ("prompt_tokens", pa.float64()),
+        ("encoder_sha256", pa.string()),
         ("segment", pa.string()),
         ("session_id", pa.string()),
         ("tenant", pa.string()),
@@ -56,7 +60,9 @@ OUTCOME_SCHEMA = pa.schema(
 )
 """One row per request and model. Required: `model`, and one of `prompt`, `messages` (JSON text) and `embedding`;
 ids are made where they lack. `success` lies in 0 to 1, `propensity` above 0 and at most 1; costs in US dollars, times
-in milliseconds. `split` is the user's own: `train`, `test` or null."""
+in milliseconds. `side_features`, `prompt_tokens` and `encoder_sha256` come with an embedding that a bundle made of a
+text which was not kept: numbers in the order of SIDE_FEATURES, tokens by the bundle's tokenizer, hash of the encoder.
+`split` is the user's own: `train`, `test` or null."""
 
 __all__ = ["OUTCOME_SCHEMA", "OutcomeReader", "ReadReport", "prompt_id_of", "read_outcomes", "write_outcomes"]
 
@@ -167,6 +173,10 @@ class OutcomeReader:
             findings.mark(columns[field.name].unreadable, RejectReason.UNREADABLE_VALUE, field.name, expected(field))
         check_rows(columns, findings, now=self._now)
         self._check_embedding(columns["embedding"], findings)
+        side_lengths = embedding_lengths(columns["side_features"])
+        expected_side = f"{len(SIDE_FEATURES)} numbers, as a journal without text holds them"
+        wrong = (side_lengths > 0) & (side_lengths != len(SIDE_FEATURES))
+        findings.mark(wrong, RejectReason.UNREADABLE_VALUE, "side_features", expected_side)
         arrays = {name: column.values for name, column in columns.items()}
         arrays["request_id"] = _with_request_ids(arrays["request_id"], raw, mark)
         self._check_duplicates(arrays, findings)

@@ -187,11 +187,11 @@ def check_trainable(data: Dataset) -> None:
 def _with_encoder(
     batches: Iterator[pa.RecordBatch], settings: TrainSettings, say: Say
 ) -> tuple[Iterator[pa.RecordBatch], Encoder | None]:
-    """The encoder, unless the logs hold embeddings and no text; decided by the first batch."""
+    """The encoder, unless the logs hold embeddings of their own and no text; decided by the first batch."""
     first = next(batches, None)
     if first is None:
         return iter(()), None
-    if all(first.column(name).null_count == len(first) for name in ("prompt", "messages")):
+    if all(first.column(name).null_count == len(first) for name in ("prompt", "messages", "encoder_sha256")):
         return chain((first,), batches), None
     say("preparing the encoder (the first time takes about half a minute)")
     return chain((first,), batches), prepare_encoder(settings.encoder)
@@ -317,6 +317,7 @@ def _manifest(
     if encoder:
         card = encoder.card
         described = {"kind": str(card.kind), "name": card.teacher, "teacher_sha256": card.teacher_sha256}
+        described["sha256"] = encoder.sha256
     return Manifest(
         version=hashlib.sha256(identity.encode()).hexdigest()[:12],
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,6 +22,7 @@ COUNTED_FROM_ZERO = (
     "cost_usd",
     "latency_ms",
     "ttft_ms",
+    "prompt_tokens",
 )
 CLOCK_SKEW = timedelta(days=1)
 """A timestamp may be this far ahead: clocks differ, and so do ideas of the time zone."""

@@ -7,15 +7,31 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JournalRecord(_message.Message):
-    __slots__ = ("decision", "outcome")
+    __slots__ = ("decision", "outcome", "loss")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
     decision: DecisionRecord
     outcome: OutcomeRecord
-    def __init__(self, decision: _Optional[_Union[DecisionRecord, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeRecord, _Mapping]] = ...) -> None: ...
+    loss: LossRecord
+    def __init__(self, decision: _Optional[_Union[DecisionRecord, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeRecord, _Mapping]] = ..., loss: _Optional[_Union[LossRecord, _Mapping]] = ...) -> None: ...
+
+class LossRecord(_message.Message):
+    __slots__ = ("writer", "last_number", "decisions", "reason", "time_unix_micros")
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_MICROS_FIELD_NUMBER: _ClassVar[int]
+    writer: str
+    last_number: int
+    decisions: int
+    reason: str
+    time_unix_micros: int
+    def __init__(self, writer: _Optional[str] = ..., last_number: _Optional[int] = ..., decisions: _Optional[int] = ..., reason: _Optional[str] = ..., time_unix_micros: _Optional[int] = ...) -> None: ...
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("decision_id", "time_unix_micros", "request", "offer", "model", "fallbacks", "candidates", "reasons", "propensity", "quality_target", "version", "arm", "bundle_sha256")
+    __slots__ = ("decision_id", "time_unix_micros", "request", "offer", "model", "fallbacks", "candidates", "reasons", "propensity", "quality_target", "version", "arm", "bundle_sha256", "number")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_MICROS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +45,7 @@ class DecisionRecord(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     time_unix_micros: int
     request: RequestRecord
@@ -42,7 +59,8 @@ class DecisionRecord(_message.Message):
     version: str
     arm: str
     bundle_sha256: str
-    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., request: _Optional[_Union[RequestRecord, _Mapping]] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., fallbacks: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateRecord, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., propensity: _Optional[float] = ..., quality_target: _Optional[float] = ..., version: _Optional[str] = ..., arm: _Optional[str] = ..., bundle_sha256: _Optional[str] = ...) -> None: ...
+    number: int
+    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., request: _Optional[_Union[RequestRecord, _Mapping]] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., fallbacks: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateRecord, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., propensity: _Optional[float] = ..., quality_target: _Optional[float] = ..., version: _Optional[str] = ..., arm: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
 
 class CandidateRecord(_message.Message):
     __slots__ = ("offer", "model", "p_success", "output_tokens", "cost_usd", "latency_ms", "rejected")
@@ -63,7 +81,7 @@ class CandidateRecord(_message.Message):
     def __init__(self, offer: _Optional[str] = ..., model: _Optional[str] = ..., p_success: _Optional[float] = ..., output_tokens: _Optional[float] = ..., cost_usd: _Optional[float] = ..., latency_ms: _Optional[float] = ..., rejected: _Optional[str] = ...) -> None: ...
 
 class RequestRecord(_message.Message):
-    __slots__ = ("text", "messages", "embedding_f32", "segment", "session_id", "tenant", "constraints", "quality_target", "min_success_probability", "input_tokens", "cached_input_tokens", "batch")
+    __slots__ = ("text", "messages", "embedding_f32", "segment", "session_id", "tenant", "constraints", "quality_target", "min_success_probability", "input_tokens", "cached_input_tokens", "batch", "digest", "withheld")
     class CachedInputTokensEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +101,8 @@ class RequestRecord(_message.Message):
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
     text: str
     messages: str
     embedding_f32: bytes
@@ -95,7 +115,23 @@ class RequestRecord(_message.Message):
     input_tokens: int
     cached_input_tokens: _containers.ScalarMap[str, int]
     batch: bool
-    def __init__(self, text: _Optional[str] = ..., messages: _Optional[str] = ..., embedding_f32: _Optional[bytes] = ..., segment: _Optional[str] = ..., session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., constraints: _Optional[_Union[ConstraintsRecord, _Mapping]] = ..., quality_target: _Optional[float] = ..., min_success_probability: _Optional[float] = ..., input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[_Mapping[str, int]] = ..., batch: _Optional[bool] = ...) -> None: ...
+    digest: DigestRecord
+    withheld: bool
+    def __init__(self, text: _Optional[str] = ..., messages: _Optional[str] = ..., embedding_f32: _Optional[bytes] = ..., segment: _Optional[str] = ..., session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., constraints: _Optional[_Union[ConstraintsRecord, _Mapping]] = ..., quality_target: _Optional[float] = ..., min_success_probability: _Optional[float] = ..., input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[_Mapping[str, int]] = ..., batch: _Optional[bool] = ..., digest: _Optional[_Union[DigestRecord, _Mapping]] = ..., withheld: _Optional[bool] = ...) -> None: ...
+
+class DigestRecord(_message.Message):
+    __slots__ = ("prompt_hmac", "embedding_f32", "side_f32", "tokens", "encoder_sha256")
+    PROMPT_HMAC_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_F32_FIELD_NUMBER: _ClassVar[int]
+    SIDE_F32_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_SHA256_FIELD_NUMBER: _ClassVar[int]
+    prompt_hmac: str
+    embedding_f32: bytes
+    side_f32: bytes
+    tokens: float
+    encoder_sha256: str
+    def __init__(self, prompt_hmac: _Optional[str] = ..., embedding_f32: _Optional[bytes] = ..., side_f32: _Optional[bytes] = ..., tokens: _Optional[float] = ..., encoder_sha256: _Optional[str] = ...) -> None: ...
 
 class ConstraintsRecord(_message.Message):
     __slots__ = ("allowed_models", "denied_models", "allowed_regions", "required_capabilities", "max_cost_usd", "max_output_tokens")

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from router_ml.aio_client import AsyncRouterClient
 from router_ml.client import RouterClient
 from router_ml.router import Router
 from router_ml.service import RouterServicer
@@ -32,6 +33,8 @@ CALLS = {
     "ReportOutcomes": {"report"},
     "Describe": {"describe"},
 }
+
+OF_THE_CLIENT = {"close", "flush", "report_counts", "report_later"}
 
 
 def contract_lines():
@@ -81,12 +84,18 @@ def test_every_rpc_is_served_and_nothing_else():
 def test_every_rpc_has_a_method_of_the_client_and_the_reverse():
     methods = {name for name, _ in inspect.getmembers(RouterClient, inspect.isfunction) if not name.startswith("_")}
     assert set(CALLS) == {method.name for method in SERVICE.methods}
-    assert methods - {"close"} == set().union(*CALLS.values())
+    assert methods - OF_THE_CLIENT == set().union(*CALLS.values())
 
 
 def test_the_router_and_its_client_are_asked_alike():
     for name in ("route", "decide", "decide_batch", "describe"):
         assert inspect.signature(getattr(RouterClient, name)) == inspect.signature(getattr(Router, name))
+
+
+def test_the_client_for_asyncio_is_asked_as_the_other_one():
+    methods = {name for name, _ in inspect.getmembers(RouterClient, inspect.isfunction) if not name.startswith("_")}
+    for name in {"__init__", *methods} - {"decide_stream"}:
+        assert inspect.signature(getattr(AsyncRouterClient, name)) == inspect.signature(getattr(RouterClient, name))
 
 
 def test_no_two_rpcs_share_a_message():

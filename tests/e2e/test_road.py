@@ -16,6 +16,7 @@ from router_ml.journal import Journal, OutcomeReport
 from router_ml.router import Router
 from router_ml.server import ServerSettings, serve
 from router_ml.types import Decision, Request
+from training.encoder.reuse import encoder_of_bundle
 from training.registry import look_up, resolve
 
 DAYS, PER_DAY = 8, 250
@@ -52,7 +53,7 @@ def serve_and_report(model: str, prompts: list[str], truth: dict[tuple[str, str]
         server = serve(router, settings=ServerSettings(listen="127.0.0.1:0"), journal=record)
         server.start()
         try:
-            with RouterClient(server.address) as client:
+            with RouterClient(server.address, timeout_s=5.0) as client:
                 decisions = [client.route(prompt, segment="support") for prompt in prompts]
                 receipt = client.report(
                     [
@@ -139,6 +140,10 @@ def test_a_transformer_encoder_goes_through_the_same_bundle(
     assert router.describe().embedding_size == 384
     assert trained["parity"]["p_success"] < 1e-5
     question = "Which clause limits liability?"
+    with_digest = Router.load(bundle, digests=True).route(question)
+    assert with_digest.digest is not None
+    (vector,) = encoder_of_bundle(bundle).encode([question])
+    assert vector == pytest.approx(with_digest.digest.embedding, abs=1e-5)
     alone = router.route(question)
     beside = router.decide_batch([Request(text=question), Request(text=question + " And which one insures it? " * 20)])[
         0

@@ -69,7 +69,7 @@ def test_the_whole_life_of_a_server(tiny_bundle: Path, tmp_path: Path) -> None:
         assert asked.returncode == 0, asked.stderr
         by_command = json.loads(asked.stdout)
         assert by_command["model"] == "large"
-        with RouterClient(address) as client:
+        with RouterClient(address, timeout_s=5.0) as client:
             decisions = [client.route(f"bab deb {i}", segment="code") for i in range(20)]
             outcomes = [
                 OutcomeReport(decision.decision_id, success=i % 2, output_tokens=i, cost_usd=0.001)
@@ -102,8 +102,8 @@ def test_a_call_in_flight_is_answered_before_it_stops(tiny_bundle: Path, tmp_pat
 
     with (
         serving(tiny_bundle, "--journal", str(tmp_path)) as (process, address),
-        RouterClient(address) as client,
-        RouterClient(address) as other,
+        RouterClient(address, timeout_s=5.0) as client,
+        RouterClient(address, timeout_s=5.0) as other,
     ):
         answers = client.decide_stream(requests())
         assert isinstance(next(answers), Decision)
@@ -133,7 +133,7 @@ def test_an_interrupt_stops_it_in_order_too(tiny_bundle: Path) -> None:
 
 def test_without_a_journal_it_says_so_and_refuses_outcomes(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as (process, address):
-        with RouterClient(address) as client:
+        with RouterClient(address, timeout_s=5.0) as client:
             decision = client.route("bab")
             with pytest.raises(RouterMlError, match="keeps no journal"):
                 client.report([OutcomeReport(decision.decision_id, success=1.0)])

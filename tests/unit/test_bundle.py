@@ -64,6 +64,16 @@ def test_what_is_written_is_what_is_loaded(tiny_bundle: Path, tmp_path: Path) ->
     assert after.format == FORMAT
 
 
+def test_an_equal_tokenizer_is_shared_with_the_version_before_and_another_is_not(copy: Path, tmp_path: Path) -> None:
+    before = bundle.load(copy)
+    assert bundle.load(copy, like=before).tokenizer is before.tokenizer
+    assert bundle.load(copy).tokenizer is not before.tokenizer
+    settings = {**before.manifest.tokenizer, "max_chars": 4000}  # type: ignore[dict-item]
+    write_again(copy, tmp_path / "again", tokenizer=settings)
+    after = bundle.load(tmp_path / "again", like=before)
+    assert after.tokenizer is not None and after.tokenizer.settings.max_chars == 4000
+
+
 def test_a_copy_decides_as_the_original(tiny_bundle: Path, copy: Path) -> None:
     one, other = (Router.load(path).route("bab xrob deb") for path in (tiny_bundle, copy))
     assert one.candidates == other.candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from router_ml.cli import main
+from router_ml.journal_options import add_journal_options, needs_digests, open_journal
 from router_ml.router import Router
 from router_ml.server import Server, ServerSettings, serve
 
-COMMANDS = ("demo", "simulate", "ingest", "train", "predict", "evaluate", "serve", "route")
+COMMANDS = ("demo", "simulate", "ingest", "train", "predict", "evaluate", "serve", "route", "bench")
 HARD = "xrob xvac xzed xquf xkyg"
 
 
@@ -70,9 +72,34 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith("router-ml 0.")
 
 
-@pytest.mark.parametrize("argv", [(), ("--nonsense",), ("fly",), ("route",), ("serve",), ("serve", "--model")])
+@pytest.mark.parametrize("argv", [(), ("--nonsense",), ("fly",), ("route",), ("serve", "--model")])
 def test_wrong_use_exits_2_and_shows_the_usage(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]) -> None:
     check_fails(capsys, 2, "usage: router-ml", *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "name what to serve: --model BUNDLE, --bundles DIR, or --follow"),
+        (("--model", "bundle", "--bundles", "dir"), "leave out --model"),
+        (("--bundles", "nowhere"), "nowhere/current: no version to serve; write the name of a bundle folder into it"),
+        (
+            ("--follow", "models:/router@champion", "--bundles", "nowhere"),
+            "no version to serve: `models:/router@champion`",
+        ),
+        (("--model", "bundle", "--workers", "0"), "expected a whole number above 0, or auto; found '0'"),
+    ],
+)
+def test_serve_says_what_it_needs(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    check_fails(capsys, 2, message, "serve", *argv)
 
 
 def test_help_of_serving_needs_no_training_package() -> None:
@@ -256,3 +283,50 @@ def test_a_reader_that_goes_away_is_no_traceback(tiny_bundle: Path) -> None:
     done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+# -- what of a prompt is journaled -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--journal-text", "none"], "--journal-text goes with --journal DIR"),
+        (["--journal-keep-days", "7"], "--journal-keep-days goes with --journal DIR"),
+        (["--journal", "j", "--journal-text", "none"], "--journal-text none needs --journal-key-file FILE; make one"),
+        (["--journal", "j", "--journal-key-file", "k"], "--journal-key-file goes with --journal-text none"),
+        (["--journal", "j", "--journal-redact", "html"], "must be given as module:function"),
+        (["--journal", "j", "--journal-text", "none", "--journal-key-file", "nowhere"], "nowhere: the journal's key"),
+        (
+            ["--journal", "j", "--journal-text", "none", "--journal-key-file", "k", "--journal-redact", "html:escape"],
+            "--journal-redact has nothing to redact with --journal-text none",
+        ),
+        (["--journal", "j", "--journal-keep-days", "0"], "must be above 0, found 0"),
+        (["--journal", "j", "--journal-keep-gb", "much"], "must be a number, found 'much'"),
+    ],
+)
+def test_journal_options_that_contradict_each_other_are_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_fails(capsys, 2, message, "serve", "--model", str(tiny_bundle), "--listen", "127.0.0.1:0", *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_options_reach_the_journal(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_journal_options(parser)
+    (tmp_path / "key").write_text("k" * 16)
+    given = ["--journal", str(tmp_path / "j"), "--journal-keep-days", "0.5", "--journal-keep-gb", "2"]
+    private = parser.parse_args([*given, "--journal-text", "none", "--journal-key-file", str(tmp_path / "key")])
+    assert needs_digests(private) and not needs_digests(parser.parse_args(given))
+    journal = open_journal(private)
+    assert journal is not None
+    journal.close()
+    assert (journal.settings.keep_seconds, journal.settings.keep_bytes) == (43_200, 2e9)
+    assert open_journal(parser.parse_args([])) is None

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from router_ml.calls import translated_error
 from router_ml.client import Receipt, RejectedOutcome, RouterClient
 from router_ml.convert import MAX_ITEMS
 from router_ml.errors import InputError, NoEligibleOfferError, RequestError, RouterMlError, RouterUnavailable
@@ -327,14 +328,18 @@ class FailedCall(grpc.RpcError):
         return None
 
 
-UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-WRONG = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+UNAVAILABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+WRONG = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
 
 
 @pytest.mark.parametrize("status", grpc.StatusCode, ids=lambda status: status.name)
 def test_every_status_of_grpc_becomes_an_error_of_ours(status):
-    with RouterClient("127.0.0.1:1") as client:
-        error = client._translated(FailedCall(status))
+    error = translated_error(FailedCall(status), "127.0.0.1:1")
     expected = RouterUnavailable if status in UNAVAILABLE else RequestError if status in WRONG else RouterMlError
     assert type(error) is expected
     assert "words" in str(error)

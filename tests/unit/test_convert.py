@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from router_ml import convert
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, RouterMlError, RouterUnavailable
 from router_ml.records import OutcomeReport
-from router_ml.request import MAX_TOKENS
+from router_ml.request import MAX_MESSAGES, MAX_TOKENS, check_request
 from router_ml.types import (
     Candidate,
     Constraints,
@@ -112,11 +112,20 @@ descriptions = st.builds(
     quality_targets=st.lists(shares, max_size=3).map(tuple),
     default_quality_target=shares,
     max_text_chars=tokens,
+    refused=st.none() | texts,
 )
 
 
 def over_the_wire(message):
     return type(message).FromString(message.SerializeToString())
+
+
+def test_of_a_flood_of_messages_only_as_many_are_read_as_show_that_they_are_too_many():
+    flood = pb.RouteRequest(messages=pb.Conversation(messages=[pb.Message(role="user", content="a")] * 50_000))
+    request = convert.request_from_proto(flood)
+    assert len(request.messages) == MAX_MESSAGES + 1
+    with pytest.raises(RequestError, match="`messages` must hold at most 4096 messages"):
+        check_request(request)
 
 
 @examples

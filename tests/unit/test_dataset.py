@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import tokenizers
 
 from router_ml.errors import InputError
+from router_ml.text import Tokenizer, TokenizerSettings
 from training.dataset import build_dataset
 from training.outcomes import OUTCOME_SCHEMA
 
@@ -115,3 +118,48 @@ def test_means_of_a_model_are_over_what_is_known_of_it() -> None:
     ]
     data = build_dataset([batch(*rows)], None)
     assert data.model_means(data.rows.cost_usd) == pytest.approx([1.5, np.nan], nan_ok=True)
+
+
+# -- texts that were not kept ------------------------------------------------------------------------
+
+
+class LengthEncoder:
+    """Vectors of two numbers, whatever the text."""
+
+    sha256 = "e" * 64
+
+    def __init__(self) -> None:
+        model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "hello": 1}, unk_token="[UNK]"))
+        model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        self.tokenizer = Tokenizer(model.to_str().encode(), TokenizerSettings(pad_id=2))
+
+    def encode_ids(self, rows: Sequence[Any]) -> Any:
+        return np.tile(np.float32([1, 0]), (len(rows), 1))
+
+
+def kept_as(prompt_id: str, *, encoder: str = "e" * 64, **columns: Any) -> dict[str, Any]:
+    side = [0.5, 1, 0, 0, 0, 0, 1]
+    row = {"prompt_id": prompt_id, "side_features": side, "prompt_tokens": 7.0, "encoder_sha256": encoder}
+    return embedded(0.6, 0.8, **row) | columns
+
+
+def test_stored_embeddings_and_side_features_stand_in_for_a_text_that_was_not_kept() -> None:
+    data = build_dataset([batch({"prompt": "hello hello"}, kept_as("a"))], LengthEncoder())
+    assert data.prompts.given.tolist() == [False, True]
+    assert data.prompts.side[1].tolist() == [0.5, 1, 0, 0, 0, 0, 1]
+    assert data.prompts.n_tokens.tolist() == [2, 7]
+    features = data.features(np.array([0, 1]), pad_id=2)
+    assert features.ids.tolist() == [[1, 1], [2, 2]]
+    assert features.embedding[1] == pytest.approx([0.6, 0.8]) and not features.embedding[0].any()
+
+
+def test_texts_that_were_not_kept_are_one_prompt_where_their_hashes_are_equal() -> None:
+    rows = [kept_as("a"), kept_as("a", embedding=[0.6, 0.80000001]), kept_as("b")]
+    data = build_dataset([batch(*rows)], LengthEncoder())
+    assert data.rows.prompt.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("encoder", [None, LengthEncoder()])
+def test_embeddings_of_another_encoder_are_refused_with_what_to_do(encoder: Any) -> None:
+    with pytest.raises(InputError, match=r"embeddings of the encoder ffffffffffff.*--encoder BUNDLE"):
+        build_dataset([batch(kept_as("a", encoder="f" * 64))], encoder)

@@ -29,7 +29,20 @@ RUNTIME = {
 """All that serving may import besides the standard library."""
 
 HOMES = {
-    "grpc": ("router_ml/admission", "router_ml/server", "router_ml/service", "router_ml/client", "router_ml/v1/"),
+    "grpc": (
+        "router_ml/access",
+        "router_ml/admission",
+        "router_ml/aio_client",
+        "router_ml/bench/",
+        "router_ml/calls",
+        "router_ml/client",
+        "router_ml/connection",
+        "router_ml/server",
+        "router_ml/service",
+        "router_ml/tls",
+        "router_ml/v1/",
+        "router_ml/wire",
+    ),
     "lightgbm": ("training/fit", "training/trees", "training/cost", "training/export", "training/benchmark/baselines"),
     "mlflow": ("training/registry",),
     "model2vec": ("training/encoder",),
@@ -61,7 +74,7 @@ HEAVY = (
 STAGES = {"cost", "encoder", "evaluate", "export", "fit", "ingest", "predict", "registry", "split", "synthetic"}
 """What does one step of the road; every other module of training is a noun that stages share."""
 
-ORDERERS = {"appraise", "benchmark", "commands", "demo", "pipeline", "report", "version"}
+ORDERERS = {"appraise", "benchmark", "commands", "demo", "follow", "pipeline", "report", "version"}
 """What puts stages in order or shows their results, and is imported by no stage."""
 
 NOUNS_OF_STAGES = {("cost", "fit"), ("graph", "cost"), ("graph", "fit")}
@@ -187,6 +200,7 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         ("router_ml.cli", (*HEAVY, "grpc", "onnxruntime")),
         ("router_ml.server", (*HEAVY, "opentelemetry", "prometheus_client")),
         ("router_ml.client", (*HEAVY, "onnxruntime")),
+        ("router_ml.aio_client", (*HEAVY, "onnxruntime")),
     ],
 )
 def test_loading_a_front_door_loads_nothing_heavy(module: str, forbidden: tuple[str, ...]) -> None:

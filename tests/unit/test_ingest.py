@@ -12,8 +12,9 @@ import pytest
 
 from router_ml.errors import InputError
 from router_ml.journal import Journal, OutcomeReport
-from router_ml.records import decision_line, outcome_line
-from router_ml.types import Candidate, Decision, Message, Reason, Request
+from router_ml.privacy import NoText
+from router_ml.records import decision_line, loss_line, outcome_line
+from router_ml.types import Candidate, Decision, Digest, Message, Reason, Request
 from training.ingest import IngestReport, ingest_journal
 from training.outcomes import OUTCOME_SCHEMA, prompt_id_of, read_outcomes
 
@@ -275,3 +276,73 @@ def test_the_journal_folder_itself_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_bytes(decided())
     with pytest.raises(InputError, match="is the journal itself"):
         ingest_journal(str(tmp_path), tmp_path)
+
+
+# -- what the journal tells of itself -------------------------------------------------------------
+
+
+def test_losses_are_added_up_and_one_read_twice_counts_once(tmp_path: Path) -> None:
+    lines = [loss_line("7-ab", 10, 3, "queue full", MICROS), loss_line("7-ab", 20, 2, "process ended", MICROS)]
+    report, _ = joined(tmp_path, decided(), *lines, *lines, loss_line("8-cd", 0, None, "process ended", MICROS))
+    assert (report.n_lost, report.n_unknown_losses, report.rejected) == (5, 1, {})
+    told = "\n".join(report.lines())
+    assert "5 decisions were made but lost" in told and "1 processes died without telling" in told
+
+
+def test_a_decision_whose_prompt_was_withheld_is_left_out_and_counted(tmp_path: Path) -> None:
+    withheld = decision_line(REQUEST, decision("w"), MICROS, prompt={"withheld": True})
+    report, rows = joined(tmp_path, decided("d"), withheld, withheld, reported("w", success=1.0))
+    assert [row["request_id"] for row in rows] == ["d"]
+    assert (report.n_withheld, report.rejected) == (1, {})
+    assert any("1 decisions left out: their prompts could not be redacted" in line for line in report.lines())
+
+
+# -- a journal without text -----------------------------------------------------------------------
+
+
+def digested(decision_id: str, request: Request = REQUEST, **changes: Any) -> bytes:
+    digest = Digest(np.float32([0.6, 0.8]), np.float32([1, 2, 3, 4, 5, 6, 1]), 5.0, "e" * 64)._replace(**changes)
+    made = decision(decision_id, digest=digest)
+    return decision_line(request, made, MICROS, prompt=NoText(b"k" * 16).prompt(request, made))
+
+
+def test_a_journal_without_text_becomes_a_table_of_embeddings(tmp_path: Path) -> None:
+    other = Request(text="2 + 2?", tenant="other")
+    report, rows = joined(
+        tmp_path, digested("d1"), digested("d2"), digested("d3", other), reported("d1", success=1.0, input_tokens=9)
+    )
+    one, same, of_other = rows
+    assert one["prompt"] is None and one["messages"] is None
+    assert one["embedding"] == pytest.approx([0.6, 0.8]) and one["side_features"] == [1, 2, 3, 4, 5, 6, 1]
+    assert (one["prompt_tokens"], one["encoder_sha256"], one["input_tokens"]) == (5.0, "e" * 64, 9)
+    assert one["prompt_id"] == same["prompt_id"] != of_other["prompt_id"]
+    (batch,) = read_outcomes([report.table]).batches()
+    assert batch.column("side_features").to_pylist()[0] == [1, 2, 3, 4, 5, 6, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("side_f32", "AAA=", "`side_f32` must hold 32-bit floats; found 2 bytes"),
+        ("embedding_f32", None, "`embedding_f32` must hold 32-bit floats; found 0 bytes"),
+        ("prompt_hmac", None, "`digest` must hold `prompt_hmac`"),
+        ("encoder_sha256", "", "`digest` must hold `prompt_hmac` and `encoder_sha256`"),
+    ],
+)
+def test_a_digest_of_another_writer_that_is_not_whole_is_left_out(
+    tmp_path: Path, field: str, value: str | None, message: str
+) -> None:
+    line = json.loads(digested("broken"))
+    line["decision"]["request"]["digest"].pop(field)
+    if value is not None:
+        line["decision"]["request"]["digest"][field] = value
+    report, rows = joined(tmp_path, decided("d"), json.dumps(line).encode() + b"\n")
+    assert [row["request_id"] for row in rows] == ["d"]
+    assert message in rejects(report)[0]["detail"]
+
+
+def test_side_features_of_another_number_are_refused_by_row(tmp_path: Path) -> None:
+    report, _ = joined(tmp_path, digested("d1"), digested("d2", side=np.float32([1, 2])))
+    reader = read_outcomes([report.table])
+    assert sum(batch.num_rows for batch in reader.batches()) == 1
+    assert reader.report.to_dict()["rejected"]

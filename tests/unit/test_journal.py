@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -82,10 +83,12 @@ def test_outcomes_of_many_threads_are_each_written_once(tmp_path: Path) -> None:
         assert sorted(reported(tmp_path)) == sorted(ids)
 
 
-def test_no_folder_file_is_made_before_the_first_record(tmp_path: Path) -> None:
-    with Journal(tmp_path / "new" / "journal", settings=JournalSettings(flush_seconds=0.001)):
+def test_no_segment_is_made_before_the_first_record_and_nothing_is_left_after_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "journal"
+    with Journal(folder, settings=JournalSettings(flush_seconds=0.001)):
         time.sleep(0.02)
-        assert list((tmp_path / "new" / "journal").iterdir()) == []
+        assert [file.suffix for file in folder.iterdir()] == [".writer"]
+    assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -235,3 +238,45 @@ def test_close_loses_nothing_of_what_other_threads_handed_over(tmp_path: Path) -
 def test_settings_that_make_no_sense_are_refused_by_name(field: str, bad: Any) -> None:
     with pytest.raises(InputError, match=f"`{field}` of the journal must be a number above 0"):
         JournalSettings(**{field: bad})
+
+
+def test_old_segments_are_removed_while_the_journal_runs_and_kept_unless_asked(tmp_path: Path) -> None:
+    for folder in (tmp_path / "kept", tmp_path / "removed"):
+        with Journal(folder) as journal:
+            journal.append_outcomes([OutcomeReport("d0")])
+    with Journal(tmp_path / "kept", settings=JournalSettings(flush_seconds=0.005)) as journal:
+        journal.append_outcomes([OutcomeReport("d1")])
+    assert reported(tmp_path / "kept") == ["d0", "d1"]
+    settings = JournalSettings(flush_seconds=0.005, segment_seconds=0.05, keep_seconds=0.2)
+    with Journal(tmp_path / "removed", settings=settings) as journal:
+        until(lambda: not list((tmp_path / "removed").glob("*.jsonl")))
+        journal.append_outcomes([OutcomeReport("d1")])
+        assert reported(tmp_path / "removed") == ["d1"]
+
+
+def test_a_decision_that_waits_is_told_as_lag(tmp_path: Path) -> None:
+    with Journal(tmp_path, settings=NEVER) as journal:
+        assert journal.stats.lag_seconds == 0
+        journal.append_decision(REQUEST, decision())
+        until(lambda: journal.stats.lag_seconds > 0)
+        journal.append_outcomes([OutcomeReport("d0")])
+        until(lambda: journal.stats.lag_seconds == 0)
+
+
+def test_lines_are_json_whole_and_one_each_so_that_any_shipper_can_follow_them(tmp_path: Path) -> None:
+    hostile = Request(text="one\ntwo\r\nthree\u2028four\x85five", segment="a\nb")
+    with Journal(tmp_path) as journal:
+        journal.append_decision(hostile, decision(1))
+        journal.append_outcomes([OutcomeReport("d1", error="x\ny")])
+    (file,) = tmp_path.iterdir()
+    raw = file.read_bytes()
+    assert raw.count(b"\n") == 2 and b"\r" not in raw
+    first, second = (json.loads(line) for line in raw.split(b"\n")[:2])
+    assert first["decision"]["request"]["text"] == hostile.text and second["outcome"]["error"] == "x\ny"
+
+
+@pytest.mark.parametrize("field", ["keep_seconds", "keep_bytes"])
+def test_retention_that_makes_no_sense_is_refused_by_name(field: str) -> None:
+    with pytest.raises(InputError, match=f"`{field}` of the journal must be a number above 0"):
+        JournalSettings(**{field: 0})
+    assert getattr(JournalSettings(**{field: None}), field) is None

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router_ml.errors import InputError, RequestError
-from router_ml.records import OutcomeReport, decision_line, outcome_line, outcome_report, parse_line
-from router_ml.types import Candidate, Constraints, Decision, Message, Reason, Rejection, Request
+from router_ml.privacy import NoText
+from router_ml.records import OutcomeReport, decision_line, loss_line, outcome_line, outcome_report, parse_line
+from router_ml.types import Candidate, Constraints, Decision, Digest, Message, Reason, Rejection, Request
 from router_ml.v1 import log_pb2
 
 MICROS = 1_763_674_435_123_456
@@ -103,6 +104,9 @@ reports = st.builds(
 )
 
 
+DIGEST = Digest(np.float32([0.6, -0.8]), np.float32([0, 1.5]), 3.0, "e" * 64)
+
+
 def carried(text: str) -> str:
     """What UTF-8 can carry of a string."""
     return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
@@ -157,7 +161,15 @@ def test_a_decision_is_read_back_as_it_was(request: Request, decision: Decision)
 def test_lines_are_what_protobuf_itself_would_write(
     request: Request, decision: Decision, report: OutcomeReport
 ) -> None:
-    for line in (decision_line(request, decision, MICROS), outcome_line(report, MICROS)):
+    digest = NoText(b"k" * 16).prompt(Request(text="a"), decision._replace(digest=DIGEST))
+    for line in (
+        decision_line(request, decision, MICROS),
+        decision_line(Request(text="a"), decision, MICROS, number=2**40, prompt=digest),
+        decision_line(Request(text="a"), decision, MICROS, prompt={"withheld": True}),
+        outcome_line(report, MICROS),
+        loss_line("1-ab", 2**40, 3, "queue full", MICROS),
+        loss_line("1-ab", 1, None, "", MICROS),
+    ):
         strict = json_format.Parse(line, log_pb2.JournalRecord())
         printed = json_format.MessageToDict(strict, preserving_proto_field_name=True)
         ours = json.loads(line)
@@ -196,7 +208,7 @@ def test_numbers_of_numpy_are_written() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"decision_id": ""}, "`decision_id`"),
+        ({"decision_id": None}, "`decision_id`"),
         ({"success": 1.01}, "`success`"),
         ({"success": math.nan}, "`success`"),
         ({"cost_usd": -0.01}, "`cost_usd`"),
@@ -214,13 +226,20 @@ def test_an_outcome_out_of_range_is_refused_by_field(fields: dict[str, Any], mes
         OutcomeReport(**{"decision_id": "d", **fields})
 
 
+def test_an_outcome_of_a_default_decision_is_no_record() -> None:
+    with pytest.raises(RequestError, match="`decision_id` must be the id of a decision; found none"):
+        outcome_line(OutcomeReport("", success=1.0), MICROS)
+    with pytest.raises(RequestError, match="`decision_id`"):
+        outcome_report(log_pb2.OutcomeRecord(success=1.0))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"\n", "holds neither"),
-        (b"hello\n", "holds neither"),
-        (b"\0\0\0\n", "holds neither"),
-        (b'{"loss":{}}\n', "holds neither"),
+        (b"\n", "holds none"),
+        (b"hello\n", "holds none"),
+        (b"\0\0\0\n", "holds none"),
+        (b'{"mood":{}}\n', "holds none"),
         (b'{"decision":\n', "not a journal record"),
         (b'{"decision":7}\n', "not a journal record"),
         (b'{"decision":null}\n', "empty"),

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from router_ml.errors import RequestError
-from router_ml.request import MAX_TOKENS, check_request, make_request
+from router_ml.request import (
+    MAX_MESSAGES,
+    MAX_NAME_CHARS,
+    MAX_NAMES,
+    MAX_PROMPT_CHARS,
+    MAX_TOKENS,
+    check_request,
+    make_request,
+)
 from router_ml.types import NO_CONSTRAINTS, Constraints, Message, Request
 
 
@@ -129,6 +137,33 @@ WRONG = [
 def test_a_wrong_argument_is_named(arguments, message):
     with pytest.raises(RequestError, match=re.escape(message)):
         make_request(**arguments)
+
+
+def at_the_limits(more: int) -> list[dict[str, object]]:
+    """Arguments as long as they may be, or by `more` longer."""
+    name, names = "n" * (MAX_NAME_CHARS + more), [f"n{i}" for i in range(MAX_NAMES + more)]
+    lists = ("allowed_models", "denied_models", "allowed_regions", "required_capabilities")
+    halves = [Message("user", "a" * (MAX_PROMPT_CHARS // 2)), Message("user", "b" * (MAX_PROMPT_CHARS // 2 + more))]
+    return [
+        {"text": "a" * (MAX_PROMPT_CHARS + more)},
+        {"messages": halves},
+        {"messages": [Message("user", "a")] * (MAX_MESSAGES + more)},
+        {"messages": [Message(name, "a")]},
+        *({"text": "a", label: name} for label in ("segment", "session_id", "tenant")),
+        *({"text": "a", field: [name]} for field in lists),
+        *({"text": "a", field: names} for field in lists),
+        {"text": "a", "cached_input_tokens": {name: 1}},
+        {"text": "a", "cached_input_tokens": dict.fromkeys(names, 1)},
+    ]
+
+
+@pytest.mark.parametrize("index", range(len(at_the_limits(0))))
+def test_what_is_longer_than_its_limit_is_named(index):
+    make_request(**at_the_limits(0)[index])
+    arguments = at_the_limits(1)[index]
+    with pytest.raises(RequestError, match=rf"^`{list(arguments)[-1]}.*` must hold at most \d+ ") as caught:
+        make_request(**arguments)
+    assert len(str(caught.value)) < 200
 
 
 def test_a_message_quotes_only_the_start_of_a_long_value():

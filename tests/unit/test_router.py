@@ -15,6 +15,7 @@ import pytest
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from router_ml.bundle import FORMAT
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError
 from router_ml.request import make_request
@@ -524,7 +525,7 @@ def test_the_description_names_what_is_in_force(router: Router, tiny_bundle: Pat
     about = router.describe()
     assert about.version == router.bundle.manifest.version
     assert about.bundle_sha256 == json.loads((tiny_bundle / "manifest.json").read_text())["manifest_sha256"]
-    assert about.bundle_format == 1
+    assert about.bundle_format == FORMAT
     assert about.encoder == "static random-teacher"
     assert about.embedding_size == 32
     assert about.models == ("tiny", "small", "mid", "large")

@@ -197,3 +197,23 @@ def test_a_signal_ends_the_process_in_good_order(number):
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
     assert time.monotonic() - started < 4  # there was nothing to wait for
+
+
+def test_beyond_what_may_wait_calls_are_refused_at_once_and_the_others_are_answered(router):
+    router.let_go.clear()
+    settings = ServerSettings("127.0.0.1:0", threads=1, max_streams=1, max_waiting=2)
+    server = serve(router, settings=settings)
+    server.start()
+    with grpc.insecure_channel(server.address) as channel:
+        describe = router_pb2_grpc.RouterServiceStub(channel).Describe
+        calls = [describe.future(pb.DescribeRequest(), timeout=60) for _ in range(12)]
+        deadline = time.monotonic() + 20
+        while sum(call.done() for call in calls) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        refused = [call for call in calls if call.done()]
+        assert len(refused) == 8
+        assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        router.let_go.set()
+        answered = [call.result(timeout=30) for call in calls if call not in refused]
+        assert [answer.version for answer in answered] == ["7"] * 4
+    server.stop(0)

@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from router_ml.bundle import verify
 from router_ml.errors import InputError, RouterMlError
 from router_ml.journal import Journal
 from router_ml.meter import JournalWatch, Meter
@@ -250,19 +251,19 @@ def test_a_server_without_a_journal_tells_nothing_of_one() -> None:
     assert b"journal_" not in ServerMetrics().page()
 
 
-def test_a_supervisor_tells_of_versions_and_workers() -> None:
+def test_a_supervisor_tells_of_versions_and_workers(tiny_bundle: Path) -> None:
     metrics = ServerMetrics(n_workers=2)
     assert "router_ml_version_info{" not in metrics.page().decode()
     for memory in metrics.memories:
         Meter(memory)
     metrics.in_force("7", "ab" * 32)
-    metrics.reloaded(taken=True)
-    metrics.reloaded(taken=False)
-    metrics.in_force("8", "cd" * 32)
+    metrics.switched(tiny_bundle)
+    metrics.switched(None)
     metrics.worker_died(1)
     found = samples(metrics.page().decode())
+    manifest, digest, _ = verify(tiny_bundle)
     assert {name: value for name, value in found.items() if "version_info" in name} == {
-        f"router_ml_version_info{{bundle_sha256={'cd' * 32},version=8}}": 1
+        f"router_ml_version_info{{bundle_sha256={digest},version={manifest.version}}}": 1
     }
     assert found["router_ml_reloads_total{result=taken}"] == found["router_ml_reloads_total{result=refused}"] == 1
     assert (found["router_ml_workers"], found["router_ml_worker_restarts_total"]) == (1, 1)

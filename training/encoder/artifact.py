@@ -59,8 +59,12 @@ class EncoderCard:
 class Encoder:
     """Text to unit vectors [n, d]. Safe to share between threads."""
 
-    def __init__(self, card: EncoderCard, model_bytes: bytes, tokenizer_json: bytes) -> None:
+    def __init__(
+        self, card: EncoderCard, model_bytes: bytes, tokenizer_json: bytes, *, sha256: str | None = None
+    ) -> None:
         self.card = card
+        self.sha256 = sha256 or _identity(card, model_bytes, tokenizer_json)
+        """Names what turns text into vectors; of one that comes out of a bundle it is as the bundle says."""
         self.model_bytes = model_bytes
         """ONNX, as the package docstring of `training.encoder` describes it."""
         self.tokenizer_json = tokenizer_json
@@ -143,6 +147,11 @@ def _verify(expected: Any, contents: dict[str, bytes], folder: Path) -> None:
             raise BundleError(
                 f"{folder / file}: expected SHA-256 {wanted}, found {digest}; the file was changed or cut"
             )
+
+
+def _identity(card: EncoderCard, model_bytes: bytes, tokenizer_json: bytes) -> str:
+    settings = json.dumps(card.tokenizer.to_dict(), sort_keys=True).encode()
+    return _sha256(b"".join(hashlib.sha256(part).digest() for part in (model_bytes, tokenizer_json, settings)))
 
 
 def _sha256(content: bytes) -> str:

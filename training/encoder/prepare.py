@@ -16,6 +16,7 @@ from pathlib import Path
 from router_ml.errors import BundleError, InputError
 from router_ml.text import DEFAULT_MAX_CHARS
 from training.encoder.artifact import FORMAT, Encoder, EncoderKind
+from training.encoder.reuse import encoder_of_bundle, is_bundle
 from training.encoder.silence import silence
 from training.encoder.teacher import DEFAULT_TEACHER, Teacher, resolve_teacher
 
@@ -33,7 +34,8 @@ class EncoderSettings:
     """Which encoder to make, and where to keep it."""
 
     teacher: str = DEFAULT_TEACHER
-    """Hub name of a sentence-transformers model, or a folder that holds one."""
+    """Hub name of a sentence-transformers model, a folder that holds one, or that of a bundle, whose encoder is used
+    again: then nothing else here matters."""
     kind: EncoderKind = EncoderKind.STATIC
     """`static`: microseconds a prompt; `transformer`: the teacher itself, milliseconds."""
     dimension: int = 256
@@ -53,11 +55,13 @@ class EncoderSettings:
 
 
 def prepare_encoder(settings: EncoderSettings) -> Encoder:
-    """Resolve the teacher, then load its encoder from the cache or make it and cache it.
+    """Resolve the teacher, then load its encoder from the cache or make it and cache it; that of a bundle is taken out.
 
     A damaged cache entry is made anew, with a warning in the log. Raises what `resolve_teacher`
-    raises, and InputError when the teacher cannot be loaded or the cache cannot be written.
+    or `encoder_of_bundle` raises, and InputError when the teacher cannot be loaded or the cache cannot be written.
     """
+    if is_bundle(settings.teacher):
+        return encoder_of_bundle(settings.teacher)
     teacher = resolve_teacher(settings.teacher)
     kind = EncoderKind(settings.kind)
     versions = {package: metadata.version(package) for package in _MAKERS[kind]}

@@ -1,0 +1,195 @@
+"""One serving process per core behind one port, and what keeps them alive.
+
+The supervisor decides nothing: it starts workers, starts a dead one again, tells all of them which
+version to prepare, and passes on the signal to stop. The kernel spreads connections over the workers
+(SO_REUSEPORT), so the clients of a worker that died find another one as they connect again.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from router_ml.errors import RouterMlError
+from router_ml.metrics import ServerMetrics
+from router_ml.rollout import Generation, Refusal, Rollout
+from router_ml.server import reserve_port
+from router_ml.worker import ServingPlan, run_worker
+
+_START_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before a worker that died is started again; doubled until one lives for the longest pause."""
+
+_LOG = logging.getLogger(__name__)
+_SPAWN = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A worker process as its supervisor sees it; `prepare` and `settle` are those of `rollout.Worker`."""
+
+    process: SpawnProcess
+    pipe: Connection
+    begun: float = field(default_factory=time.monotonic)
+    ready: Future[None] = field(default_factory=Future)
+    preparing: Future[str | None] | None = None
+
+    def prepare(self, number: int, path: Path) -> Future[str | None]:
+        self.preparing = Future()
+        self._send("prepare", number, path)
+        return self.preparing
+
+    def settle(self, refusal: Refusal | None) -> None:
+        self._send("settle", refusal)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it came up and lives."""
+        return self.ready.done() and self.ready.exception() is None and self.process.is_alive()
+
+    def listen(self) -> None:
+        """Take what the worker says until it ends; runs in a thread of its own."""
+        try:
+            while True:
+                told, value = self.pipe.recv()
+                if told == "ready":
+                    self.ready.set_result(None)
+                elif told == "failed":
+                    self.ready.set_exception(value)
+                elif self.preparing is not None:
+                    self.preparing.set_result(value)
+        except (EOFError, OSError):
+            self.process.join()
+            if not self.ready.done():
+                self.ready.set_exception(RouterMlError(f"a worker died as it started ({self._end()})"))
+            if self.preparing is not None and not self.preparing.done():
+                self.preparing.set_result(f"a worker died of it ({self._end()})")
+
+    def _send(self, *order: Any) -> None:
+        try:
+            self.pipe.send(order)
+        except OSError:
+            pass  # it is dying; `listen` notices and the supervisor starts another one
+
+    def _end(self) -> str:
+        code = self.process.exitcode or 0
+        return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+class Supervisor:
+    """Keeps `n_workers` workers serving. `run` belongs into the main thread."""
+
+    def __init__(
+        self,
+        plan: ServingPlan,
+        path: Path,
+        n_workers: int,
+        bundles: Path | None = None,
+        metrics: ServerMetrics | None = None,
+    ) -> None:
+        """`path` is the version to begin with; further ones are taken from the folder `bundles`, if given.
+
+        `metrics` has a memory for each worker. InputError when the address cannot be bound.
+        """
+        self._reserved, self.address = reserve_port(plan.settings)
+        self._plan = replace(plan, settings=replace(plan.settings, listen=self.address, share_port=True))
+        self._generation: Generation = _SPAWN.RawValue("L", 0)
+        self._first = path
+        self._bundles = bundles
+        self._lock = threading.Lock()  # a worker is started, or a version brought into force, never both
+        self._workers: list[_Worker] = []
+        self._n_workers = n_workers
+        self._metrics = metrics
+        told = metrics.switched if metrics else None
+        self._rollout = Rollout(bundles, path.name, self._generation, lambda: self._workers, told) if bundles else None
+        self._stopping = threading.Event()
+
+    @property
+    def serving(self) -> bool:
+        """Whether all workers answer, and none is told to stop."""
+        return not self._stopping.is_set() and bool(self._workers) and all(each.answers for each in self._workers)
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then let all workers drain; `ready` is called once all of them serve.
+
+        RouterMlError when the first workers cannot start.
+        """
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stopping.set()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._workers = [self._start(k) for k in range(self._n_workers)]
+            for worker in self._workers:
+                worker.ready.result(_START_SECONDS)
+            ready()
+            if self._rollout:
+                threading.Thread(target=self._follow, name="router-ml-rollout", daemon=True).start()
+            self._keep_alive()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._end(self._workers)
+            self._reserved.close()
+
+    def _start(self, k: int) -> _Worker:
+        ours, theirs = _SPAWN.Pipe()
+        path = self._bundles / self._rollout.in_force if self._bundles and self._rollout else self._first
+        memory = self._metrics.memories[k] if self._metrics else None
+        arguments = (self._plan, path, self._generation.value, self._generation, memory, theirs)
+        process = _SPAWN.Process(target=run_worker, args=arguments, name="router-ml-worker")
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        threading.Thread(target=worker.listen, daemon=True).start()
+        return worker
+
+    def _keep_alive(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stopping.wait(_LOOK_SECONDS):
+            for k, worker in enumerate(self._workers):
+                if worker.process.is_alive():
+                    continue
+                lived = time.monotonic() - worker.begun
+                pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else min(2 * pause, _LONGEST_PAUSE)
+                _LOG.error(
+                    "worker %d ended (%s) and is started again in %.1f s", worker.process.pid, worker._end(), pause
+                )
+                if self._metrics:
+                    self._metrics.worker_died(k)
+                if self._stopping.wait(pause):
+                    return
+                with self._lock:
+                    self._workers[k] = self._start(k)
+
+    def _follow(self) -> None:
+        assert self._rollout is not None
+        while not self._stopping.wait(_LOOK_SECONDS):
+            with self._lock:
+                self._rollout.step()
+
+    def _end(self, workers: Sequence[_Worker]) -> None:
+        self._stopping.set()
+        for worker in workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+        limit = time.monotonic() + self._plan.settings.grace_s + 10
+        for worker in workers:
+            worker.process.join(max(0.0, limit - time.monotonic()))
+            if worker.process.is_alive():
+                _LOG.error("worker %d did not stop in time and is killed", worker.process.pid)
+                worker.process.kill()
+                worker.process.join()
