@@ -17,22 +17,24 @@ from router_ml.meter import METHODS, REFUSED_GONE, REFUSED_OVERLOAD, Meter
 
 
 class MeteredPool(ThreadPoolExecutor):
-    """The threads of a server, which count what becomes of the calls of one service."""
+    """The threads of a server, which count what becomes of the calls of one service, of that full name."""
 
-    def __init__(self, max_workers: int, thread_name_prefix: str, meter: Meter) -> None:
+    def __init__(self, max_workers: int, thread_name_prefix: str, service: str, meter: Meter) -> None:
         super().__init__(max_workers, thread_name_prefix)
+        self._methods = {f"/{service}/{method}": method for method in METHODS}
         self._meter = meter
+        self._here = meter.here
         self._asked: str | None = None
 
     def registrar(self, server: grpc.Server) -> Any:
-        """What to register the service at in place of `server`, for its calls to be counted."""
+        """What to register services at in place of `server`, all of them, so that no call is taken for another."""
         return _Registrar(server, self)
 
-    def asked(self, method: str) -> None:
-        """A call of that method came in."""
+    def asked(self, name: str) -> None:
+        """A call of the method of that full name came in."""
         if self._asked is not None:  # the one before was not handed to us
             self._meter.refused(self._asked, REFUSED_OVERLOAD, "RESOURCE_EXHAUSTED")
-        self._asked = method
+        self._asked = self._methods.get(name)
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         method, self._asked = self._asked, None
@@ -42,9 +44,10 @@ class MeteredPool(ThreadPoolExecutor):
         return super().submit(self._serve, method, work, *args, **kwargs)
 
     def _serve(self, method: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self._meter.turn()
         work(*args, **kwargs)
-        if not self._meter.answered():
+        if self._here.answered:
+            self._here.answered = False
+        else:
             self._meter.refused(method, REFUSED_GONE, "CANCELLED")
 
 
@@ -68,7 +71,5 @@ class _LookUp(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         found = self._handler.service(details)
         if found is not None:
-            method = details.method.rpartition("/")[2]
-            if method in METHODS:
-                self._pool.asked(method)
+            self._pool.asked(details.method)
         return found

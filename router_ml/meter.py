@@ -14,7 +14,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes import Array, c_byte
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -81,6 +81,13 @@ def new_memory() -> Memory:
     return multiprocessing.get_context("spawn").RawArray(c_byte, 8 * _CELLS + _SERIES * _NAME_BYTES)
 
 
+class _Here(threading.local):
+    """What a thread has done."""
+
+    answered = False
+    """Whether it answered a call, since this was last set to False."""
+
+
 class Meter:
     """Counts into a piece of memory, which one meter at a time may use. All methods may be called from any thread."""
 
@@ -92,33 +99,32 @@ class Meter:
         self._series: dict[tuple[str, str, str, tuple[Reason, ...]], int] = {}
         self._series_of = {labels: k for k, labels in enumerate(_read_names(self._cells, self._names))}
         self._journal_before = [self._cells[_SINGLE_AT[name]] for name in ("journal_written", "journal_lost")]
-        self._here = threading.local()
+        self.here = _Here()
         self._cells[_SINGLE_AT["alive"]] = 1
 
-    def decided(self, decision: Decision) -> None:
-        """A decision was made."""
-        key = (decision.version, decision.arm, decision.model, decision.reasons)
-        with self._lock:
-            cell = self._series.get(key)
-            if cell is None:
-                cell = self._series[key] = self._new_series(key)
-            self._cells[cell] += 1
-            if decision.propensity < 1:
-                self._cells[_EXPLORED] += 1
+    def count(
+        self, method: str, status: str | None = None, seconds: float | None = None, decisions: Sequence[Decision] = ()
+    ) -> None:
+        """What came of a call, as far as it is known, in one step, since each takes its time.
 
-    def timed(self, method: str, seconds: float) -> None:
-        """An answer with decisions was made `seconds` after its message came; of a batch, the whole of it."""
-        start = _LATENCY_AT[method]
+        `status`: the call ended with the gRPC status of that name, and this is the thread that served it. `seconds`: an
+        answer was made so long after its message came. `decisions`: what was decided.
+        """
+        cells = self._cells
         with self._lock:
-            self._cells[start + bisect_left(BUCKETS, seconds)] += 1
-            self._cells[start + _LATENCY_CELLS - 1] += seconds
-
-    def ended(self, method: str, status: str) -> None:
-        """A call ended with the gRPC status of that name; told by whoever answers it, in the thread that serves it."""
-        self._here.answered = True
-        with self._lock:
-            self._cells[_RPC_AT[method, status]] += 1
-            self._cells[_ENDED] += 1
+            for decision in decisions:
+                key = (decision.version, decision.arm, decision.model, decision.reasons)
+                cells[self._series.get(key) or self._new_series(key)] += 1
+                if decision.propensity < 1:
+                    cells[_EXPLORED] += 1
+            if seconds is not None:
+                start = _LATENCY_AT[method]
+                cells[start + bisect_left(BUCKETS, seconds)] += 1
+                cells[start + _LATENCY_CELLS - 1] += seconds
+            if status is not None:
+                cells[_RPC_AT[method, status]] += 1
+                cells[_ENDED] += 1
+                self.here.answered = True
 
     def outcomes(self, *, accepted: int = 0, rejected: int = 0, unwritten: int = 0) -> None:
         """Outcomes were reported: on disk now, wrong in themselves, or not to be written."""
@@ -138,15 +144,6 @@ class Meter:
         """A call was taken and waits for a thread. Only for the one thread that takes calls."""
         self._cells[_TAKEN] += 1
 
-    def turn(self) -> None:
-        """This thread turns to a call that was taken."""
-        self._here.answered = False
-
-    def answered(self) -> bool:
-        """Whether the call that this thread turned to was answered, as `ended` told."""
-        answered: bool = self._here.answered
-        return answered
-
     def journal(self, stats: JournalStats) -> None:
         """How the journal of this worker stands now."""
         written, lost = self._journal_before
@@ -165,13 +162,12 @@ class Meter:
     def _new_series(self, key: tuple[str, str, str, tuple[Reason, ...]]) -> int:
         labels = _cut((*key[:3], "+".join(key[3])))
         n = int(self._cells[_N_SERIES])
+        if labels not in self._series_of and n >= _SERIES - 1:  # the last one takes all that come later
+            labels = OTHER
         if labels not in self._series_of:
-            if n == _SERIES:
-                return _DECISIONS + self._series_of[OTHER]
-            if n == _SERIES - 1:  # the last one takes all that come later
-                labels = OTHER
             self._write_name(n, labels)
-        return _DECISIONS + self._series_of[labels]
+        cell = self._series[key] = _DECISIONS + self._series_of[labels]
+        return cell
 
     def _write_name(self, n: int, labels: Labels) -> None:
         name = _PART.join(labels).encode().ljust(_NAME_BYTES, b"\0")

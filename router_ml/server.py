@@ -164,7 +164,7 @@ def serve(
     _check_settings(settings)
     healths = health.HealthServicer()
     n_threads, name = settings.threads + settings.max_streams, "router-ml-rpc"
-    metered = None if meter is None else MeteredPool(n_threads, name, meter)
+    metered = None if meter is None else MeteredPool(n_threads, name, SERVICE_NAME, meter)
     server = grpc.server(
         metered or ThreadPoolExecutor(n_threads, name),
         maximum_concurrent_rpcs=n_threads + settings.max_waiting,
@@ -185,8 +185,8 @@ def serve(
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams, meter=meter, tracer=tracer)
     registrar = metered.registrar(server) if metered else server
     router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, registrar)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health_pb2_grpc.add_HealthServicer_to_server(healths, registrar)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), registrar)
     healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     return Server(server, healths, settings, _bind(server, settings))
 

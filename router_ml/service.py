@@ -14,7 +14,7 @@ import grpc
 
 from router_ml import convert
 from router_ml.errors import RequestError, RouterMlError, RouterUnavailable
-from router_ml.meter import TIMED, Meter
+from router_ml.meter import Meter
 from router_ml.records import OutcomeReport
 from router_ml.tracing import Tracer, attributes_of
 from router_ml.types import Decision, Description, Request
@@ -66,19 +66,20 @@ _Answer = TypeVar("_Answer")
 
 
 def _unary(
-    method: Callable[[RouterServicer, _Message], _Answer],
+    method: Callable[[RouterServicer, _Message], tuple[_Answer, Sequence[Decision]]],
 ) -> Callable[[RouterServicer, _Message, grpc.ServicerContext], _Answer]:
+    """The RPC of a method that gives the answer and the decisions in it."""
     name = method.__name__
 
     @wraps(method)
     def call(servicer: RouterServicer, message: _Message, context: grpc.ServicerContext) -> _Answer:
         begun = time.time_ns()
         try:
-            answer = method(servicer, message)
+            answer, decisions = method(servicer, message)
         except Exception as error:
             servicer._ended(name, context, begun, _status(error).name)
             _abort(context, error)
-        servicer._ended(name, context, begun, "OK", answer)
+        servicer._ended(name, context, begun, "OK", answer, decisions)
         return answer
 
     return call
@@ -106,17 +107,19 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._tracer = tracer
 
     @_unary
-    def Route(self, message: pb.RouteRequest) -> pb.RouteResponse:
-        return convert.decision_to_proto(self._decide(message))
+    def Route(self, message: pb.RouteRequest) -> tuple[pb.RouteResponse, Sequence[Decision]]:
+        decision = self._decide(message)
+        return convert.decision_to_proto(decision), (decision,)
 
     @_unary
-    def RouteBatch(self, message: pb.RouteBatchRequest) -> pb.RouteBatchResponse:
+    def RouteBatch(self, message: pb.RouteBatchRequest) -> tuple[pb.RouteBatchResponse, Sequence[Decision]]:
         _check_count("requests", len(message.requests))
         requests = [convert.request_from_proto(item) for item in message.requests]
         results = self._router.decide_batch(requests)
         for request, result in zip(requests, results, strict=True):
             self._record(request, result)
-        return pb.RouteBatchResponse(items=[convert.result_fields(result) for result in results])
+        answer = pb.RouteBatchResponse(items=[convert.result_fields(result) for result in results])
+        return answer, [result for result in results if isinstance(result, Decision)]
 
     def RouteStream(
         self, messages: Iterator[pb.RouteStreamRequest], context: grpc.ServicerContext
@@ -135,7 +138,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             self._ended("RouteStream", context, begun, status, n_messages=n_messages)
 
     @_unary
-    def ReportOutcomes(self, message: pb.ReportOutcomesRequest) -> pb.ReportOutcomesResponse:
+    def ReportOutcomes(self, message: pb.ReportOutcomesRequest) -> tuple[pb.ReportOutcomesResponse, Sequence[Decision]]:
         _check_count("outcomes", len(message.outcomes))
         if self._journal is None:
             raise RouterMlError("this server keeps no journal, so outcomes cannot be reported to it")
@@ -150,11 +153,11 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             self._append(self._journal, outcomes)
         if self._meter is not None:
             self._meter.outcomes(accepted=len(outcomes), rejected=len(rejected))
-        return pb.ReportOutcomesResponse(accepted=len(outcomes), rejected=rejected)
+        return pb.ReportOutcomesResponse(accepted=len(outcomes), rejected=rejected), ()
 
     @_unary
-    def Describe(self, message: pb.DescribeRequest) -> pb.DescribeResponse:
-        return convert.description_to_proto(self._router.describe())
+    def Describe(self, message: pb.DescribeRequest) -> tuple[pb.DescribeResponse, Sequence[Decision]]:
+        return convert.description_to_proto(self._router.describe()), ()
 
     def _decide(self, message: pb.RouteRequest) -> Decision:
         request = convert.request_from_proto(message)
@@ -172,16 +175,12 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             result = error
         answer = pb.RouteStreamResponse(id=message.id, **convert.result_fields(result))
         if self._meter is not None and isinstance(result, Decision):
-            self._meter.timed("RouteStream", (time.time_ns() - begun) * 1e-9)
+            self._meter.count("RouteStream", None, (time.time_ns() - begun) * 1e-9, (result,))
         return answer
 
     def _record(self, request: Request, result: Decision | RouterMlError) -> None:
-        if not isinstance(result, Decision):
-            return
-        if self._journal is not None:
+        if self._journal is not None and isinstance(result, Decision):
             self._journal.append_decision(request, result)
-        if self._meter is not None:
-            self._meter.decided(result)
 
     def _append(self, journal: Record, outcomes: Sequence[OutcomeReport]) -> None:
         try:
@@ -200,19 +199,16 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         begun_ns: int,
         status: str,
         answer: Any = None,
+        decisions: Sequence[Decision] = (),
         n_messages: int | None = None,
     ) -> None:
         """A call was served: count and trace it."""
-        if self._meter is None and self._tracer is None:
-            return
-        now = time.time_ns()
         if self._meter is not None:
-            if answer is not None and method in TIMED:
-                self._meter.timed(method, (now - begun_ns) * 1e-9)
-            self._meter.ended(method, status)
+            seconds = (time.time_ns() - begun_ns) * 1e-9 if decisions else None
+            self._meter.count(method, status, seconds, decisions)
         if self._tracer is not None:
             attributes = attributes_of(answer) if n_messages is None else {"router_ml.requests": n_messages}
-            self._tracer.record(method, context.invocation_metadata(), begun_ns, now, status, attributes)
+            self._tracer.record(method, context.invocation_metadata(), begun_ns, time.time_ns(), status, attributes)
 
 
 def _check_count(field: str, count: int) -> None:

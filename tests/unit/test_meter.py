@@ -27,7 +27,7 @@ def test_decisions_are_told_apart_by_version_arm_model_and_reason() -> None:
     memory = new_memory()
     meter = Meter(memory)
     for model, version, propensity in (("a", "7", 1.0), ("a", "7", 0.5), ("b", "7", 1.0), ("a", "8", 1.0)):
-        meter.decided(decision(model, version, propensity))
+        meter.count("Route", decisions=[decision(model, version, propensity)])
     reading = read([memory])
     assert reading.decisions == {
         ("7", "", "a", "best_value+only_eligible"): 2,
@@ -41,7 +41,7 @@ def test_a_time_falls_into_the_bucket_that_ends_with_it_or_beyond_all() -> None:
     memory = new_memory()
     meter = Meter(memory)
     for seconds in (BUCKETS[0], BUCKETS[0] * 1.01, BUCKETS[-1], 1.0):
-        meter.timed("Route", seconds)
+        meter.count("Route", seconds=seconds)
     buckets = read([memory]).buckets["Route"]
     assert [k for k, count in enumerate(buckets) for _ in range(int(count))] == [0, 1, len(BUCKETS) - 1, len(BUCKETS)]
 
@@ -52,9 +52,7 @@ def test_no_count_is_lost_between_threads() -> None:
 
     def count() -> None:
         for _ in range(2000):
-            meter.decided(decision())
-            meter.timed("Route", 1e-4)
-            meter.ended("Route", "OK")
+            meter.count("Route", "OK", 1e-4, [decision()])
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -71,10 +69,10 @@ def test_labels_beyond_the_limit_count_as_other_and_the_sum_stays_right() -> Non
     meter = Meter(memory)
     n = meters._SERIES + 500
     for k in range(n):
-        meter.decided(decision(version=str(k)))
+        meter.count("Route", decisions=[decision(version=str(k))])
     again = Meter(memory)
-    again.decided(decision(version="0"))
-    again.decided(decision(version=str(n - 1)))
+    again.count("Route", decisions=[decision(version="0")])
+    again.count("Route", decisions=[decision(version=str(n - 1))])
     decisions = read([memory]).decisions
     assert len(decisions) == meters._SERIES
     assert decisions[OTHER] == n - (meters._SERIES - 1) + 1
@@ -86,7 +84,7 @@ def test_a_name_of_any_length_and_script_can_be_counted() -> None:
     names = ["ü" * 500, "a\x1fb", "a\0b", "", "\ud800"]
     meter = Meter(memory)
     for name in names:
-        meter.decided(decision(model=name))
+        meter.count("Route", decisions=[decision(model=name)])
     models = {labels[2] for labels in read([memory]).decisions}
     assert models == {"ü" * 31, "a?b", "", "?"}
 
@@ -95,9 +93,7 @@ def count_and_die(memory: Memory) -> None:
     meter = Meter(memory)
     for _ in range(1000):
         meter.taken()
-        meter.decided(decision())
-        meter.timed("Route", 1e-3)
-        meter.ended("Route", "OK")
+        meter.count("Route", "OK", 1e-3, [decision()])
     meter.taken()
     meter.journal(
         stats(decisions_written=900, decisions_dropped=50, queued_bytes=4096, lag_seconds=3.0, trouble="full")
@@ -107,7 +103,7 @@ def count_and_die(memory: Memory) -> None:
 
 def test_a_killed_worker_leaves_its_counts_takes_its_gauges_and_its_heir_goes_on() -> None:
     memories = [new_memory(), new_memory()]
-    Meter(memories[1]).decided(decision())
+    Meter(memories[1]).count("Route", decisions=[decision()])
     for lives in (1, 2):
         process = multiprocessing.get_context("spawn").Process(target=count_and_die, args=(memories[0],))
         process.start()
@@ -133,7 +129,7 @@ def test_a_name_half_written_by_a_killed_worker_is_overwritten() -> None:
     meter = Meter(memory)
     meter._write_name(0, ("7", "", "a-long-name-of-a-model", "best_value"))
     meter._cells[meters._N_SERIES] = 0
-    Meter(memory).decided(decision(model="b"))
+    Meter(memory).count("Route", decisions=[decision(model="b")])
     assert list(read([memory]).decisions) == [("7", "", "b", "best_value+only_eligible")]
 
 
@@ -141,8 +137,6 @@ def test_a_caller_that_is_gone_is_in_flight_no_more() -> None:
     memory = new_memory()
     meter = Meter(memory)
     meter.taken()
-    meter.turn()
-    assert not meter.answered()
     meter.refused("Route", REFUSED_GONE, "CANCELLED")
     counts = read([memory]).counts
     assert counts["taken"] == counts["ended"] == counts[REFUSED_GONE] == 1

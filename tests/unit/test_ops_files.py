@@ -39,7 +39,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
     """Sample name -> label -> values, of a server that has done a bit of everything."""
     metrics = ServerMetrics()
     meter = Meter(metrics.memories[0])
-    meter.decided(Decision("", "", "small", (), (), (Reason.BEST_VALUE,), 1.0, 0.9, "7", "", ""))
+    meter.count("Route", decisions=[Decision("", "", "small", (), (), (Reason.BEST_VALUE,), 1.0, 0.9, "7", "", "")])
     meter.journal(JournalStats(0, 0, 0, 0, 0, 0.0, None))
     metrics.in_force("7", "ab")
     found: dict[str, dict[str, set[str]]] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from router_ml.bundle import verify
@@ -71,6 +72,7 @@ def samples(text: str) -> dict[str, float]:
 class Served:
     router: SlowRouter
     stub: router_pb2_grpc.RouterServiceStub
+    health: health_pb2_grpc.HealthStub
     http: MetricsServer
     metrics: ServerMetrics
     server: Server
@@ -96,7 +98,8 @@ def served(journal: Journal | None = None, **settings: int) -> Iterator[Served]:
             watch.close()
 
     with grpc.insecure_channel(server.address) as channel:
-        yield Served(router, router_pb2_grpc.RouterServiceStub(channel), http, metrics, server, stop)  # type: ignore[no-untyped-call]
+        stub = router_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]
+        yield Served(router, stub, health_pb2_grpc.HealthStub(channel), http, metrics, server, stop)
     router.go_on.set()
     stop()
     http.close()
@@ -153,7 +156,8 @@ def test_a_call_beyond_the_limit_is_counted_as_refused(monkeypatch: pytest.Monke
         one.router.go_on.set()
         for call in calls:
             call.result()
-        one.stub.Route(ask("a"), timeout=10, wait_for_ready=True)
+        one.health.Check(health_pb2.HealthCheckRequest(), timeout=10)  # is not taken for the call that was refused
+        one.stub.Route(ask("a"), timeout=10)
         one.stop()
         found = one.samples()
     assert found["router_ml_refused_total{reason=overload}"] == 3
