@@ -71,6 +71,8 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Sequence[str]) -
 
 
 def _serve(args: argparse.Namespace) -> None:
+    # By default gRPC also logs words of its clients, such as the reason that one gives for going away.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before gRPC is loaded
     from router_ml import serve_command
 
     serve_command.run(args, bundle_folder)

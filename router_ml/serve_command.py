@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
 import subprocess
 import sys
 import threading
@@ -34,8 +33,6 @@ _AGAIN_SECONDS = 5.0
 
 def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
     """Serve until told to stop."""
-    # By default gRPC also logs words of its clients, such as the reason that one gives for going away.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     set_up_logs(args.log_format, args.log_level)
     folder, path = _what_to_serve(args, bundle_folder)
     catalog = Catalog.load(args.catalog) if args.catalog else None
