@@ -42,3 +42,5 @@ def set_up_logs(form: str = "text", level: str = "warning") -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It tells what metadata it cannot decode, and that may be a caller's token.
+    logging.getLogger("grpc._cython").setLevel(logging.CRITICAL)

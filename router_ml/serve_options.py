@@ -78,4 +78,4 @@ def _ratio(text: str) -> float:
             return value
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"must be a number in [0, 1], found {text!r}")
+    raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {text!r}")

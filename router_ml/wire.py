@@ -48,6 +48,8 @@ _BROKEN = _Broken()
 
 def _safe(handler: Any, reader: _Reader | None) -> Any:
     reader = reader or handler.request_deserializer
+    if reader is None:  # a handler that takes bytes as they come
+        return handler
     serializer = handler.response_serializer
 
     def read(data: bytes) -> Any:

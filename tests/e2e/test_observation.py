@@ -38,7 +38,7 @@ def test_a_server_tells_what_it_does_and_never_what_it_was_asked(tiny_bundle: Pa
         try:
             found = re.search(r" on (127\.0\.0\.1:\d+); ", process.stdout.readline())
             assert found
-            with RouterClient(found[1]) as client:
+            with RouterClient(found[1], timeout_s=5.0) as client:
                 decisions = [client.route(f"{SECRET} {i}", segment="chat") for i in range(10)]
                 client.report([OutcomeReport(decisions[0].decision_id, success=1.0)])
                 version = client.describe().version

@@ -74,7 +74,7 @@ def is_alive(pid: int) -> bool:
 def ask_anew(address: str) -> Decision | None:
     """One decision over a connection of its own."""
     try:
-        with RouterClient(address) as client:
+        with RouterClient(address, timeout_s=10.0) as client:
             return client.route("bab xrob")
     except RouterUnavailable:
         return None
@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_is_started_again_and_no_acknowledged_outcome_is
         before = workers_of(process)
         assert len(before) == 2
         for victim in before:
-            with RouterClient(address) as client:
+            with RouterClient(address, timeout_s=10.0) as client:
                 for _ in range(20):
                     try:
                         decision = client.route("bab xrob")
@@ -153,7 +153,7 @@ def test_a_new_version_is_in_force_for_all_at_once_and_no_request_fails(
     done = threading.Event()
 
     def load() -> None:
-        with RouterClient(address) as client:
+        with RouterClient(address, timeout_s=10.0) as client:
             while not done.is_set():
                 begun = time.monotonic()
                 try:
@@ -188,7 +188,7 @@ def test_a_bad_version_is_refused_and_named_in_health_log_and_description(
     publish(bundles, make_version("good"))
     with serving("--bundles", str(bundles), "--workers", "2") as (process, address):
         bad = publish(bundles, make_version("bad", "p_success", 0.2))
-        with RouterClient(address) as client:
+        with RouterClient(address, timeout_s=10.0) as client:
             eventually(lambda: client.describe().refused is not None)
             refused = client.describe().refused or ""
             assert refused.startswith(f"{bad}: version bad does not answer as where it was made")
