@@ -52,8 +52,9 @@ class ServerSettings:
     """RouteStream calls served at once, each with a thread of its own; further ones are refused."""
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """Longer request messages are refused."""
-    max_streams_per_connection: int = 100
-    """Calls in flight on one connection; the client's side holds back what is more, so that none takes all."""
+    max_calls_per_connection: int = 16
+    """Calls in flight on one connection, fewer than there are threads: a client that begins calls and never sends
+    their messages leaves some to the others. The client's side holds back what is more."""
     grace_s: float = 5.0
     """Seconds that calls in flight have to finish once the server is told to stop."""
     share_port: bool = False
@@ -171,7 +172,7 @@ def serve(
         options=[
             # Unless asked for: a second server on the port would silently take half the calls.
             ("grpc.so_reuseport", int(settings.share_port)),
-            ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+            ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             # The same number twice: in between, gRPC would refuse by chance.
             ("grpc.max_metadata_size", _METADATA_BYTES),
@@ -192,7 +193,7 @@ def serve(
 
 
 def _check_settings(settings: ServerSettings) -> None:
-    for name in ("threads", "max_waiting", "max_streams", "max_message_bytes", "max_streams_per_connection"):
+    for name in ("threads", "max_waiting", "max_streams", "max_message_bytes", "max_calls_per_connection"):
         value = getattr(settings, name)
         if not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` must be a whole number above 0; found {value!r}")

@@ -31,7 +31,7 @@ def test_it_takes_what_the_alias_names_and_goes_on_without_mlflow(
         registry.register(run, settings, tags={}, description=name, alias=CHAMPION if name == "v1" else None)
     options = ("--follow", "models:/router@champion", "--bundles", str(tmp_path / "bundles"), "--workers", "2")
     environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
-    with workers.serving(*options, **environment) as (process, address), RouterClient(address, timeout_s=10.0) as client:
+    with workers.serving(*options, **environment) as (process, address), RouterClient(address, timeout_s=9) as client:
         assert client.route("bab xrob").version == "v1"
         registry.set_alias(CHAMPION, 2, settings)
         workers.eventually(lambda: client.route("bab xrob").version == "v2", within_s=60)
@@ -40,5 +40,5 @@ def test_it_takes_what_the_alias_names_and_goes_on_without_mlflow(
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     # Nothing of MLflow is there, and what was pulled is served again.
-    with workers.serving(*options, **environment) as (process, address), RouterClient(address, timeout_s=10.0) as client:
+    with workers.serving(*options, **environment) as (process, address), RouterClient(address, timeout_s=9) as client:
         assert client.route("bab xrob").version == "v2"

@@ -103,6 +103,10 @@ whole = st.integers(-(2**31), 2**31 - 1) | st.integers(0, 500)
 some_words = st.lists(words, max_size=4)
 
 
+SHED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+"""What a well-behaved client may hear while another one floods the server."""
+
+
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | strategy
 
@@ -344,7 +348,7 @@ def check_answers(channel: grpc.Channel) -> None:
             answer = channel.unary_unary(UNARY[0])(request, metadata=AUTHORIZED, timeout=30)
             answers.append(pb.RouteResponse.FromString(answer).model)
         except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.CANCELLED and len(answers) < 500, error
+            assert error.code() in SHED and len(answers) < 500, error
             answers.append("")
             time.sleep(0.02)
 

@@ -217,3 +217,21 @@ def test_beyond_what_may_wait_calls_are_refused_at_once_and_the_others_are_answe
         answered = [call.result(timeout=30) for call in calls if call not in refused]
         assert [answer.version for answer in answered] == ["7"] * 4
     server.stop(0)
+
+
+def test_a_client_that_begins_calls_and_never_sends_their_messages_does_not_starve_the_others(server, channel):
+    never = threading.Event()
+
+    def nothing():
+        never.wait(60)
+        yield from ()
+
+    with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as hostile:
+        begin = hostile.stream_unary("/router_ml.v1.RouterService/Describe")
+        held = [begin.future(nothing()) for _ in range(200)]
+        time.sleep(0.5)
+        describe = router_pb2_grpc.RouterServiceStub(channel).Describe
+        assert [describe(pb.DescribeRequest(), timeout=10).version for _ in range(20)] == ["7"] * 20
+        for call in held:
+            call.cancel()
+        never.set()
