@@ -72,23 +72,24 @@ def request_to_proto(request: Request) -> pb.RouteRequest:
 
 def request_from_proto(message: pb.RouteRequest) -> Request:
     """The request of a message, unchecked: the router checks what it is asked."""
-    prompt = message.WhichOneof("prompt")
+    given = {field.name: value for field, value in message.ListFields()}
+    conversation, embedding = given.get("messages"), given.get("embedding")
     return Request(
-        text=message.text if prompt == "text" else None,
+        text=given.get("text"),
         # One more than may be, so that the check sees it: 4 MiB can hold two million, three seconds of work.
-        messages=tuple(Message(turn.role, turn.content) for turn in message.messages.messages[: MAX_MESSAGES + 1])
-        if prompt == "messages"
+        messages=tuple(Message(turn.role, turn.content) for turn in conversation.messages[: MAX_MESSAGES + 1])
+        if conversation is not None
         else (),
-        embedding=np.array(message.embedding.values, dtype=np.float32) if prompt == "embedding" else None,
-        segment=message.segment or None,
-        session_id=message.session_id or None,
-        tenant=message.tenant or None,
-        constraints=_constraints(message),
-        quality_target=_optional(message, "quality_target"),
-        min_success_probability=_optional(message, "min_success_probability"),
-        input_tokens=_optional(message, "input_tokens"),
-        cached_input_tokens=dict(message.cached_input_tokens),
-        batch=message.batch,
+        embedding=np.array(embedding.values, dtype=np.float32) if embedding is not None else None,
+        segment=given.get("segment"),
+        session_id=given.get("session_id"),
+        tenant=given.get("tenant"),
+        constraints=NO_CONSTRAINTS if given.keys().isdisjoint(_CONSTRAINTS) else _constraints(message),
+        quality_target=given.get("quality_target"),
+        min_success_probability=given.get("min_success_probability"),
+        input_tokens=given.get("input_tokens"),
+        cached_input_tokens=dict(given["cached_input_tokens"]) if "cached_input_tokens" in given else {},
+        batch="batch" in given,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import onnxruntime as ort
 
@@ -15,24 +18,32 @@ VECTOR = "vector"
 """[n, d], embedding of each prompt, in a graph that embeds text; costs nothing where it is not asked for."""
 
 
+class Row(NamedTuple):
+    """The estimates of one request in plain numbers, each [m]; NaN: unknown."""
+
+    p_success: list[float]
+    output_tokens: list[float]
+    latency_ms: list[float]
+    input_tokens: list[float]
+
+
 def estimate(session: ort.InferenceSession, features: Features, input_token_ratio: Float32Array) -> Estimates:
     """Run the graph on n requests; `input_token_ratio` [m] turns tokens of the bundle into billed ones."""
     (flat,) = session.run(OUTPUTS, features.feed())
-    return _estimates(flat, features, input_token_ratio)
-
-
-def estimate_and_embed(
-    session: ort.InferenceSession, features: Features, input_token_ratio: Float32Array
-) -> tuple[Estimates, Float32Array]:
-    """The same with the embeddings [n, d], by one run."""
-    flat, vectors = session.run((*OUTPUTS, VECTOR), features.feed())
-    return _estimates(flat, features, input_token_ratio), vectors
-
-
-def _estimates(flat: Float32Array, features: Features, input_token_ratio: Float32Array) -> Estimates:
     p_success, output_tokens, latency_ms = of_graph(flat)
     input_tokens = np.multiply.outer(features.n_tokens, input_token_ratio)
     return Estimates(p_success, output_tokens, latency_ms, input_tokens)
+
+
+def rows_of(flat: Float32Array, features: Features, input_token_ratio: Sequence[float]) -> Iterator[Row]:
+    """The same from the graph's output, up to the rounding of single precision; plain Python is faster for few numbers."""
+    for values, n_tokens in zip(flat.tolist(), features.n_tokens.tolist(), strict=True):
+        yield Row(
+            [1.0 - 1.0 / (1.0 + odds) for odds in values[0::3]],
+            values[1::3],
+            values[2::3],
+            [n_tokens * ratio for ratio in input_token_ratio],
+        )
 
 
 def of_graph(flat: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
+import orjson
 from google.protobuf import json_format
 
 from router_ml.errors import InputError, RequestError
@@ -23,6 +24,7 @@ from router_ml.request import check_number, check_tokens
 from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Float32Array, Request
 from router_ml.v1 import log_pb2
 
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _KIND = re.compile(rb'\s*\{\s*"(decision|outcome|loss)"')
 
@@ -83,7 +85,7 @@ def decision_line(
     number: int = 0,
     prompt: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """One journal line, ended by a line feed; ValueError on a number that JSON cannot hold.
+    """One journal line, ended by a line feed; a number that is not finite is unknown.
 
     `number` counts the decisions of this process, 0: not told. `prompt` holds the fields of RequestRecord
     that stand in for the prompt, None: the prompt itself, see `prompt_fields`.
@@ -217,19 +219,17 @@ def _constraints(constraints: Constraints) -> dict[str, Any]:
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
-    return _known(
-        offer=candidate.offer,
-        model=candidate.model,
-        p_success=_finite(candidate.p_success),
-        output_tokens=_finite(candidate.output_tokens),
-        cost_usd=_finite(candidate.cost_usd),
-        latency_ms=_finite(candidate.latency_ms),
-        rejected=candidate.rejected,
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    offer, model, p_success, output_tokens, cost_usd, latency_ms, rejected = candidate
+    record: dict[str, Any] = {"offer": offer, "model": model}
+    numbers = (
+        ("p_success", p_success), ("output_tokens", output_tokens), ("cost_usd", cost_usd), ("latency_ms", latency_ms)
+    )  # fmt: skip
+    for name, value in numbers:
+        if value is not None and isfinite(value):
+            record[name] = value
+    if rejected is not None:
+        record["rejected"] = rejected
+    return record
 
 
 def _known(**fields: Any) -> dict[str, Any]:
@@ -237,11 +237,9 @@ def _known(**fields: Any) -> dict[str, Any]:
 
 
 def _line(kind: RecordKind, record: dict[str, Any]) -> bytes:
-    # `default=float` for the scalars of numpy, which json does not know.
-    text = json.dumps(
-        {kind.value: _known(**record)}, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=float
-    )
+    whole = {kind.value: _known(**record)}
     try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:
+        return orjson.dumps(whole, option=_OPTIONS)
+    except TypeError:  # lone surrogates, which UTF-8 cannot carry
+        text = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=float)
         return _LONE_SURROGATE.sub("\ufffd", text).encode() + b"\n"

@@ -15,12 +15,12 @@ from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.features import Features, no_text_side, side_features, side_matrix
-from router_ml.heads import VECTOR, estimate, estimate_and_embed
+from router_ml.heads import OUTPUTS, VECTOR, Row, estimate, rows_of
 from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
 from router_ml.request_policy import RequestPolicy
 from router_ml.text import prompt_text
-from router_ml.types import Candidate, Decision, Description, Digest, Estimates, Message, Request
+from router_ml.types import Candidate, Decision, Description, Digest, Estimates, Float32Array, Message, Request
 
 _BATCH_TOKENS = 2048
 """Token positions in one run of the graph: the vectors of more would fall out of the processor's cache."""
@@ -42,6 +42,7 @@ class Router:
         self._catalog_as_of = (catalog or bundle.catalog).as_of
         self._segment_index = {name: k + 1 for k, name in enumerate(bundle.manifest.segments)}
         self._ratio = np.array(bundle.manifest.input_token_ratio, dtype=np.float32)
+        self._ratios: list[float] = self._ratio.tolist()
         self._encoder_sha256 = _encoder_sha256(bundle) if digests and bundle.tokenizer else None
         self._offers = tuple(
             (offer.name, offer.model, column)
@@ -130,10 +131,11 @@ class Router:
                 results[i] = error
         for part in self._parts([requests[i] for i in good]):
             at = [good[k] for k in part]
-            estimates, digests = self._run([requests[i] for i in at])
-            for i, row, digest in zip(at, _rows(estimates), digests, strict=True):
+            features = self._features([requests[i] for i in at])
+            flat, digests = self._run([requests[i] for i in at], features)
+            for i, row, digest in zip(at, rows_of(flat, features, self._ratios), digests, strict=True):
                 try:
-                    results[i] = self._decision(requests[i], *row, digest)
+                    results[i] = self._decision(requests[i], row, digest)
                 except NoEligibleOfferError as error:
                     results[i] = error
         return [result for result in results if result is not None]
@@ -141,7 +143,7 @@ class Router:
     def estimate(self, requests: Sequence[Request]) -> Estimates:
         """Estimates [n, m] of n checked requests; runs the graph on requests of like length together."""
         order = list(self._parts(requests))
-        parts = [self._run([requests[i] for i in part])[0] for part in order]
+        parts = [self._estimate([requests[i] for i in part]) for part in order]
         back = np.argsort(np.concatenate(order), kind="stable")
         return Estimates(
             *(
@@ -175,9 +177,9 @@ class Router:
 
     def _decide(self, request: Request) -> Decision:
         self._check_fits(request)
-        estimates, (digest,) = self._run((request,))
-        ((p_success, output_tokens, latency_ms, input_tokens),) = _rows(estimates)
-        return self._decision(request, p_success, output_tokens, latency_ms, input_tokens, digest)
+        features = self._features((request,))
+        flat, (digest,) = self._run((request,), features)
+        return self._decision(request, next(rows_of(flat, features, self._ratios)), digest)
 
     def _parts(self, requests: Sequence[Request]) -> Iterator[NDArray[np.intp]]:
         """Indices of requests of like length, to be run together."""
@@ -191,23 +193,24 @@ class Router:
             yield order[start:stop]
             start = stop
 
-    def _run(self, requests: Sequence[Request]) -> tuple[Estimates, Sequence[Digest | None]]:
-        """One run of the graph: estimates [n, m], and a digest for each request if they are made."""
-        features = self._features(requests)
-        digests: Sequence[Digest | None]
+    def _run(self, requests: Sequence[Request], features: Features) -> tuple[Float32Array, Sequence[Digest | None]]:
+        """One run of the graph: its output, and a digest for each request if they are made."""
         if self._encoder_sha256 is None:
-            estimates, digests = estimate(self.bundle.session, features, self._ratio), (None,) * len(requests)
-        else:
-            estimates, vectors = estimate_and_embed(self.bundle.session, features, self._ratio)
-            rows = zip(requests, vectors, features.side, features.n_tokens.tolist(), strict=True)
-            digests = [
-                None if request.embedding is not None else Digest(vector, side, n_tokens, self._encoder_sha256)
-                for request, vector, side, n_tokens in rows
-            ]
+            (flat,) = self.bundle.session.run(OUTPUTS, features.feed())
+            return flat, (None,) * len(requests)
+        flat, vectors = self.bundle.session.run((*OUTPUTS, VECTOR), features.feed())
+        rows = zip(requests, vectors, features.side, features.n_tokens.tolist(), strict=True)
+        return flat, [
+            None if request.embedding is not None else Digest(vector, side, n_tokens, self._encoder_sha256)
+            for request, vector, side, n_tokens in rows
+        ]
+
+    def _estimate(self, requests: Sequence[Request]) -> Estimates:
+        estimates = estimate(self.bundle.session, self._features(requests), self._ratio)
         for i, request in enumerate(requests):
             if request.input_tokens is not None:
                 estimates.input_tokens[i] = request.input_tokens
-        return estimates, digests
+        return estimates
 
     def _length(self, request: Request) -> int:
         """Characters that will be tokenized, about."""
@@ -254,16 +257,11 @@ class Router:
         ids = rows[0][None] if n == 1 and rows[0].size else tokenizer.pad(rows)
         return Features(ids, embedding, side, segment, n_tokens)
 
-    def _decision(
-        self,
-        request: Request,
-        p_success: list[float],
-        output_tokens: list[float],
-        latency_ms: list[float],
-        input_tokens: list[float],
-        digest: Digest | None,
-    ) -> Decision:
-        """The decision by the estimates, each [m]; NoEligibleOfferError where there is none."""
+    def _decision(self, request: Request, row: Row, digest: Digest | None) -> Decision:
+        """The decision by the estimates; NoEligibleOfferError where there is none."""
+        p_success, output_tokens, latency_ms, input_tokens = row
+        if request.input_tokens is not None:
+            input_tokens = [float(request.input_tokens)] * len(p_success)
         choice = self._of_request.choose(request, p_success, output_tokens, input_tokens)
         if not choice.order:
             raise self._of_request.no_offer(choice)
@@ -300,12 +298,6 @@ def time_ordered_id() -> str:
     value = (value & ~(0x3 << 62)) | 0x2 << 62
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def _rows(estimates: Estimates) -> Iterator[tuple[list[float], list[float], list[float], list[float]]]:
-    """Per request its success probabilities, output tokens, latencies and input tokens, plain numbers, each [m]."""
-    parts = (estimates.p_success, estimates.output_tokens, estimates.latency_ms, estimates.input_tokens)
-    return zip(*(part.tolist() for part in parts), strict=True)
 
 
 def _known(values: list[float]) -> list[float | None]:

@@ -13,9 +13,9 @@ import numpy as np
 from router_ml.bench.figures import Figure, Latency, Target
 from router_ml.bench.prompts import Word, beyond_ascii, never_seen, prompts, usual
 from router_ml.errors import InputError
-from router_ml.heads import OUTPUTS
+from router_ml.heads import OUTPUTS, rows_of
 from router_ml.request import make_request
-from router_ml.router import Router, _rows
+from router_ml.router import Router
 from router_ml.text import Tokenizer
 
 _P50_US = {16: 60, 128: 100, 512: 200, 2048: 500}
@@ -101,12 +101,12 @@ def _spans(router: Router, text: str) -> list[float]:
     marks.append(clock())
     router.bundle.session.run(OUTPUTS, features.feed())
     marks.append(clock())
-    estimates, _ = router._run((request,))
+    flat, _ = router._run((request,), features)
     marks.append(clock())
-    ((p_success, output_tokens, latency_ms, input_tokens),) = _rows(estimates)
-    router._of_request.choose(request, p_success, output_tokens, input_tokens)
+    row = next(rows_of(flat, features, router._ratios))
+    router._of_request.choose(request, row.p_success, row.output_tokens, row.input_tokens)
     marks.append(clock())
-    router._decision(request, p_success, output_tokens, latency_ms, input_tokens, None)
+    router._decision(request, row, None)
     marks.append(clock())
     request_us, tokenizer, features_us, graph, _, policy, both = (np.diff(marks) / 1e3).tolist()
     return [request_us, tokenizer, features_us - tokenizer, graph, policy, both - policy]

@@ -80,6 +80,7 @@ decisions = st.builds(
     version=texts,
     arm=st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
     bundle_sha256=texts,
+    digest=st.none(),  # stays in the process that made it
 )
 outcomes = st.builds(
     OutcomeReport,

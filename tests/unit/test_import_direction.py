@@ -17,6 +17,7 @@ RUNTIME = {
     "router_ml",
     "numpy",
     "onnxruntime",
+    "orjson",
     "tokenizers",
     "grpc",
     "grpc_health",

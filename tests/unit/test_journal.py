@@ -127,7 +127,7 @@ def test_every_kind_of_prompt_counts_towards_the_bound(tmp_path: Path, request_:
 
 
 def test_a_decision_that_cannot_be_written_is_counted_and_the_next_one_is_written(tmp_path: Path) -> None:
-    unwritable = Decision("d1", "o", "m", (), (), (), math.nan, None, "v1", "", "ab")
+    unwritable = Decision("d1", object(), "m", (), (), (), 1.0, None, "v1", "", "ab")  # type: ignore[arg-type]
     with Journal(tmp_path) as journal:
         journal.append_decision(REQUEST, unwritable)
         journal.append_decision(REQUEST, decision(2))
