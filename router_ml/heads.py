@@ -36,7 +36,7 @@ def estimate(session: ort.InferenceSession, features: Features, input_token_rati
 
 
 def rows_of(flat: Float32Array, features: Features, input_token_ratio: Sequence[float]) -> Iterator[Row]:
-    """The same from the graph's output, up to the rounding of single precision; plain Python is faster for few numbers."""
+    """The same from the graph's output, but for the rounding of single precision; plain Python is faster here."""
     for values, n_tokens in zip(flat.tolist(), features.n_tokens.tolist(), strict=True):
         yield Row(
             [1.0 - 1.0 / (1.0 + odds) for odds in values[0::3]],
