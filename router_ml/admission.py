@@ -1,13 +1,13 @@
-"""Counts the calls that gRPC ends before they reach the service, of which it tells nobody.
+"""Counts the calls that end without the service: refused by gRPC or an interceptor, or their callers gone.
 
-It refuses a call beyond `maximum_concurrent_rpcs` at once, and drops one whose client cancelled, or whose
-deadline passed, while it waited for a thread. Both can be told from outside: gRPC looks up the handler of each
-call first and then, in the same thread, hands it to the pool of threads if it takes it.
+gRPC refuses a call beyond `maximum_concurrent_rpcs` at once, and drops one whose client cancelled, or whose deadline
+passed, while it waited for a thread; it tells nobody of either. Both show from outside: it asks the interceptors
+for the handler of each call and then, in the same thread, hands the call to the pool of threads if it takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,24 +17,23 @@ from router_ml.meter import METHODS, REFUSED_GONE, REFUSED_OVERLOAD, Meter
 
 
 class MeteredPool(ThreadPoolExecutor):
-    """The threads of a server, which count what becomes of the calls of one service, of that full name."""
+    """The threads of a server, which count what becomes of the calls of one service, of that full name.
+
+    `interceptor` must be the first one of that server, so that it sees each call, whatever others make of it.
+    """
 
     def __init__(self, max_workers: int, thread_name_prefix: str, service: str, meter: Meter) -> None:
         super().__init__(max_workers, thread_name_prefix)
-        self._methods = {f"/{service}/{method}": method for method in METHODS}
         self._meter = meter
         self._here = meter.here
         self._asked: str | None = None
+        self.interceptor = _Interceptor(self, {f"/{service}/{method}": method for method in METHODS}, meter)
 
-    def registrar(self, server: grpc.Server) -> Any:
-        """What to register services at in place of `server`, all of them, so that no call is taken for another."""
-        return _Registrar(server, self)
-
-    def asked(self, name: str) -> None:
-        """A call of the method of that full name came in."""
+    def asked(self, method: str | None) -> None:
+        """A call came in, of that method of the service; None: of something else."""
         if self._asked is not None:  # the one before was not handed to us
             self._meter.refused(self._asked, REFUSED_OVERLOAD, "RESOURCE_EXHAUSTED")
-        self._asked = self._methods.get(name)
+        self._asked = method
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         method, self._asked = self._asked, None
@@ -51,25 +50,36 @@ class MeteredPool(ThreadPoolExecutor):
             self._meter.refused(method, REFUSED_GONE, "CANCELLED")
 
 
-class _Registrar:
-    """Takes the handlers that generated code registers, and puts itself before their look-up."""
+class _Interceptor(grpc.ServerInterceptor):
+    def __init__(self, pool: MeteredPool, methods: dict[str, str], meter: Meter) -> None:
+        self._pool, self._methods, self._meter = pool, methods, meter
+        self._counted: dict[str, tuple[Any, Any]] = {}
 
-    def __init__(self, server: grpc.Server, pool: MeteredPool) -> None:
-        self._server, self._pool = server, pool
+    def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
+        method = self._methods.get(details.method)
+        self._pool.asked(method)
+        handler = continuation(details)
+        if method is None or handler is None:
+            return handler
+        before, counted = self._counted.get(method, (None, None))
+        if before is not handler:
+            counted = _counted(method, handler, self._meter)
+            self._counted[method] = handler, counted
+        return counted
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers([_LookUp(handler, self._pool) for handler in handlers])
 
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Not passed on: those are looked up without us."""
+def _counted(method: str, handler: Any, meter: Meter) -> Any:
+    """The same handler, which counts a call that an interceptor ended before the service saw it."""
+    behavior = handler.stream_stream or handler.unary_unary
 
+    def call(argument: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return behavior(argument, context)
+        except Exception:
+            if not meter.here.answered:
+                code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]
+                meter.count(method, "INTERNAL" if code is None else code.name)
+            raise
 
-class _LookUp(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler, pool: MeteredPool) -> None:
-        self._handler, self._pool = handler, pool
-
-    def service(self, details: grpc.HandlerCallDetails) -> Any:
-        found = self._handler.service(details)
-        if found is not None:
-            self._pool.asked(details.method)
-        return found
+    kind = grpc.stream_stream_rpc_method_handler if handler.stream_stream else grpc.unary_unary_rpc_method_handler
+    return kind(call, handler.request_deserializer, handler.response_serializer)

@@ -181,13 +181,16 @@ def serve(
             ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),  # clients ping every 10 s of a silent stream
         ],
-        interceptors=[*([TokenCheck(settings.tokens)] if settings.tokens else ()), SafeReader()],
+        interceptors=[
+            *([metered.interceptor] if metered else ()),
+            *([TokenCheck(settings.tokens)] if settings.tokens else ()),
+            SafeReader(),
+        ],
     )
     servicer = RouterServicer(router, journal, max_streams=settings.max_streams, meter=meter, tracer=tracer)
-    registrar = metered.registrar(server) if metered else server
-    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, registrar)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(healths, registrar)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), registrar)
+    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     healths.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     return Server(server, healths, settings, _bind(server, settings))
 

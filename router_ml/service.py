@@ -124,7 +124,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     def RouteStream(
         self, messages: Iterator[pb.RouteStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.RouteStreamResponse]:
-        begun, n_messages, status = time.time_ns(), 0, "CANCELLED"  # what a stream ends with unless it ends in order
+        begun, n_messages, status = time.time_ns(), 0, None
         if not self._streams.acquire(blocking=False):
             self._ended("RouteStream", context, begun, "UNAVAILABLE")
             _abort(context, RouterUnavailable("this server has no stream to spare; use another server or unary calls"))
@@ -135,6 +135,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             status = "OK"
         finally:
             self._streams.release()
+            if status is None:  # the client broke it off, or its reader did
+                code = context.code()  # type: ignore[attr-defined]
+                status = "CANCELLED" if code is None else code.name
             self._ended("RouteStream", context, begun, status, n_messages=n_messages)
 
     @_unary

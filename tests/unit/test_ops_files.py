@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from router_ml.journal import JournalStats
+from router_ml.journal import Journal
 from router_ml.meter import Meter
 from router_ml.metrics import ServerMetrics
 from router_ml.types import Decision, Reason
@@ -35,12 +35,13 @@ OF_TARGETS = {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
-def exported() -> dict[str, dict[str, set[str]]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[str]]]:
     """Sample name -> label -> values, of a server that has done a bit of everything."""
     metrics = ServerMetrics()
     meter = Meter(metrics.memories[0])
     meter.count("Route", decisions=[Decision("", "", "small", (), (), (Reason.BEST_VALUE,), 1.0, 0.9, "7", "", "")])
-    meter.journal(JournalStats(0, 0, 0, 0, 0, 0.0, None))
+    with Journal(tmp_path_factory.mktemp("journal")) as journal:
+        meter.journal(journal.stats)
     metrics.in_force("7", "ab")
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(metrics.page().decode()):
