@@ -52,9 +52,9 @@ class ServerSettings:
     """RouteStream calls served at once, each with a thread of its own; further ones are refused."""
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """Longer request messages are refused."""
-    max_calls_per_connection: int = 16
-    """Calls in flight on one connection, fewer than there are threads: a client that begins calls and never sends
-    their messages leaves some to the others. The client's side holds back what is more."""
+    max_calls_per_connection: int = 100
+    """Calls in flight on one connection; the client's side holds back what is more. There are more threads than that,
+    so a client that begins calls and never sends their messages leaves some to the others."""
     grace_s: float = 5.0
     """Seconds that calls in flight have to finish once the server is told to stop."""
     share_port: bool = False
@@ -164,7 +164,8 @@ def serve(
     settings = settings or ServerSettings()
     _check_settings(settings)
     healths = health.HealthServicer()
-    n_threads, name = settings.threads + settings.max_streams, "router-ml-rpc"
+    name = "router-ml-rpc"
+    n_threads = settings.threads + settings.max_streams + settings.max_calls_per_connection
     metered = None if meter is None else MeteredPool(n_threads, name, SERVICE_NAME, meter)
     server = grpc.server(
         metered or ThreadPoolExecutor(n_threads, name),
