@@ -44,8 +44,9 @@ class ServerSettings:
 
     listen: str = "127.0.0.1:50051"
     """HOST:PORT; port 0 takes any free one. Beyond this machine it takes `tls`, or `insecure`."""
-    threads: int = 8
-    """Unary calls served at once; further ones wait."""
+    threads: int = 128
+    """Unary calls taken up at once, of which most wait, for their message or for the interpreter; more than one
+    connection may have, so that a client that begins calls and never sends their messages leaves some to the others."""
     max_waiting: int = 64
     """Calls that may wait; one more is refused with RESOURCE_EXHAUSTED at once, rather than answered late."""
     max_streams: int = 16
@@ -53,8 +54,7 @@ class ServerSettings:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """Longer request messages are refused."""
     max_calls_per_connection: int = 100
-    """Calls in flight on one connection; the client's side holds back what is more. There are more threads than that,
-    so a client that begins calls and never sends their messages leaves some to the others."""
+    """Calls in flight on one connection; the client's side holds back what is more."""
     grace_s: float = 5.0
     """Seconds that calls in flight have to finish once the server is told to stop."""
     share_port: bool = False
@@ -165,7 +165,7 @@ def serve(
     _check_settings(settings)
     healths = health.HealthServicer()
     name = "router-ml-rpc"
-    n_threads = settings.threads + settings.max_streams + settings.max_calls_per_connection
+    n_threads = settings.threads + settings.max_streams
     metered = None if meter is None else MeteredPool(n_threads, name, SERVICE_NAME, meter)
     server = grpc.server(
         metered or ThreadPoolExecutor(n_threads, name),
