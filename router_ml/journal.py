@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 _DECISION_BYTES = 4096
 """Memory a queued decision is taken to need beside its prompt; about that of ten candidates."""
 
-_BREATH = 8
+_BREATH = 16
 _BREATH_SECONDS = 5e-5
 """Every so many lines the writer sleeps so long, so that a thread that decides never waits for the interpreter
 lock longer than a few lines take; merely giving the lock up would take it back before the other has woken."""
