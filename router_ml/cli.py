@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
+from router_ml.option_types import confidence, dollars, positive_int, share
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -23,8 +24,6 @@ the cheapest one that is.
                     router-ml evaluate logs/ --model bundle
                     router-ml serve --model bundle
 """
-
-_Number = TypeVar("_Number", int, float)
 
 _BUNDLE = "a bundle folder, or a registered version such as models:/router@champion or models:/router/3"
 
@@ -113,24 +112,10 @@ def _route(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    from router_ml.bench.options import run_bench
     from router_ml.bench.report import report_dict, report_lines
-    from router_ml.bench.run import BenchSettings, bench_bundle, bench_server
 
-    if args.serve_option and args.server:
-        raise InputError("--serve-option goes with --model; a running server has options of its own")
-    length = {"rounds": 1, "seconds": 0.1, "calls": 40} if args.quick else {}
-    asked = {name: getattr(args, name) for name in ("rounds", "seconds") if getattr(args, name) is not None}
-    settings = BenchSettings(
-        tokens=args.tokens,
-        clients=args.clients,
-        per_second=args.rate,
-        serve_options=tuple(args.serve_option or ()),
-        **(length | asked),
-    )
-    if args.server:
-        report = bench_server(args.server, settings, say)
-    else:
-        report = bench_bundle(bundle_folder(args.model), settings, say)
+    report = run_bench(args, bundle_folder, say)
     show(args, report_dict(report), report_lines(report))
 
 
@@ -204,7 +189,7 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], do
 
 def _add_demo(commands: Any) -> None:
     parser = _add(commands, "demo", _command("demo"), "the whole loop on simulated logs: train, register, serve, route")
-    parser.add_argument("--requests-per-day", type=_positive_int, default=3000, metavar="N", help="default 3000")
+    parser.add_argument("--requests-per-day", type=positive_int, default=3000, metavar="N", help="default 3000")
     parser.add_argument("--seed", type=int, default=7, help="of the simulated world; default 7")
 
 
@@ -213,8 +198,8 @@ def _add_simulate(commands: Any) -> None:
         commands, "simulate", _command("simulate"), "write production-like logs of a world whose truth is known"
     )
     parser.add_argument("--out", type=Path, required=True, help="file ending in .parquet")
-    parser.add_argument("--days", type=_positive_int, default=21, help="default 21")
-    parser.add_argument("--requests-per-day", type=_positive_int, default=1000, metavar="N", help="default 1000")
+    parser.add_argument("--days", type=positive_int, default=21, help="default 21")
+    parser.add_argument("--requests-per-day", type=positive_int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--seed", type=int, default=7, help="default 7")
     parser.add_argument("--catalog", help="models and prices; default: eight real models at list prices")
     parser.add_argument("--full-information", action="store_true", help="every model answers every prompt")
@@ -245,11 +230,11 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on"
     )
-    parser.add_argument("--quality-target", type=_share, default=0.97, metavar="Q", help="default of the version; 0.97")
+    parser.add_argument("--quality-target", type=share, default=0.97, metavar="Q", help="default of the version; 0.97")
     parser.add_argument("--rule", choices=("promise", "threshold"), default="promise", help="how offers are chosen")
     parser.add_argument(
         "--confidence",
-        type=_confidence,
+        type=confidence,
         metavar="C",
         help="keep quality targets with this confidence, such as 0.95, at some cost; default: targets are reached on "
         "the rows that set them, nothing is promised of others",
@@ -288,7 +273,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("prompts", nargs="+", type=Path, help="files or folders with a column of prompts")
     parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file to write")
-    parser.add_argument("--quality-target", type=_share, metavar="Q", help="default: the version's own")
+    parser.add_argument("--quality-target", type=share, metavar="Q", help="default: the version's own")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text")
 
@@ -318,7 +303,7 @@ def _add_benchmark(commands: Any) -> None:
         metavar="NAME",
         help="column that holds the text; may be repeated: the first that a table has is taken; default prompt",
     )
-    parser.add_argument("--splits", type=_positive_int, default=5, metavar="N", help="random splits; default 5")
+    parser.add_argument("--splits", type=positive_int, default=5, metavar="N", help="random splits; default 5")
     parser.add_argument("--no-simulated", action="store_true", help="leave out the simulated table")
     parser.add_argument(
         "--studies",
@@ -327,7 +312,7 @@ def _add_benchmark(commands: Any) -> None:
         help="beside the contest; may be repeated; default all",
     )
     parser.add_argument("--no-studies", action="store_true", help="the contest alone")
-    parser.add_argument("--jobs", type=_positive_int, default=os.cpu_count() or 1, metavar="N", help="default: cores")
+    parser.add_argument("--jobs", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="default: cores")
     parser.add_argument(
         "--out", type=Path, default=Path("mlruns/benchmark"), metavar="DIR", help="default mlruns/benchmark"
     )
@@ -356,9 +341,9 @@ def _add_route(commands: Any) -> None:
     ):
         parser.add_argument(flag, metavar="FILE", help=f"{words} (with --server)")
     parser.add_argument("--segment", help="application, route or task that sends the prompt")
-    parser.add_argument("--quality-target", type=_share, metavar="Q", help="share of the best model's success to keep")
-    parser.add_argument("--max-cost-usd", type=_dollars, metavar="USD", help="highest expected cost of the call")
-    parser.add_argument("--max-output-tokens", type=_positive_int, metavar="N", help="limit you will set on the answer")
+    parser.add_argument("--quality-target", type=share, metavar="Q", help="share of the best model's success to keep")
+    parser.add_argument("--max-cost-usd", type=dollars, metavar="USD", help="highest expected cost of the call")
+    parser.add_argument("--max-output-tokens", type=positive_int, metavar="N", help="limit you will set on the answer")
     for flag, words in (
         ("--allow", "only this model"),
         ("--deny", "not this model"),
@@ -369,69 +354,10 @@ def _add_route(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
+    from router_ml.bench.options import add_bench_options
+
     parser = _add(commands, "bench", _bench, "speed of decisions, in process and over gRPC, beside floors and targets")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--model", metavar="BUNDLE", help=f"measure servers started for it, with {_BUNDLE}")
-    where.add_argument(
-        "--server", metavar="ADDRESS", help="measure a running server; it is loaded beyond what it can answer"
-    )
-    parser.add_argument("--tokens", type=_positive_int, default=128, metavar="N", help="of a prompt; default 128")
-    parser.add_argument("--clients", type=_positive_int, default=8, metavar="N", help="default 8")
-    parser.add_argument(
-        "--rate", type=_positive_int, default=1000, metavar="N", help="calls a second in the open loop; default 1000"
-    )
-    parser.add_argument("--rounds", type=_positive_int, metavar="N", help="default 5")
-    parser.add_argument("--seconds", type=_seconds, metavar="S", help="length of a round over gRPC; default 2")
-    parser.add_argument("--quick", action="store_true", help="one short round of everything: shows that it works")
-    parser.add_argument(
-        "--serve-option",
-        action="append",
-        metavar="OPTION",
-        help="further option for `serve`, e.g. --serve-option=--catalog=today.yaml; may be repeated",
-    )
-
-
-def _share(text: str) -> float:
-    value = _number(text, float)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {text}")
-    return value
-
-
-def _confidence(text: str) -> float:
-    value = _number(text, float)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, both excluded, found {text}")
-    return value
-
-
-def _dollars(text: str) -> float:
-    value = _number(text, float)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of US dollars, 0 or more, found {text}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = _number(text, float)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, found {text}")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, found {text}")
-    return value
-
-
-def _number(text: str, kind: type[_Number]) -> _Number:
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {what}, found {text!r}") from None
+    add_bench_options(parser, _BUNDLE)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router_ml.errors import InputError
+from router_ml.option_types import positive
 
 if TYPE_CHECKING:
     from router_ml.journal import Journal
@@ -33,13 +33,13 @@ def add_journal_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--journal-keep-days",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="remove closed segments after so many days, read or not; default: keep all",
     )
     parser.add_argument(
         "--journal-keep-gb",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="remove the oldest closed segments beyond so many GB (10^9 bytes); default: keep all",
     )
@@ -84,13 +84,3 @@ def _prompt_rule(args: argparse.Namespace) -> PromptRule:
     if args.journal_key_file is not None:
         raise InputError("--journal-key-file goes with --journal-text none")
     return RedactedText(load_redaction(args.journal_redact)) if args.journal_redact else FullText()
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, found {text!r}") from None
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, found {text}")
-    return value

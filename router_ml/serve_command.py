@@ -51,31 +51,11 @@ def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
         metrics.in_force(manifest.version, digest)
     if args.follow and folder:
         threading.Thread(target=_keep_following, args=(args.follow, folder), daemon=True).start()
-    serve = _supervised if args.workers > 1 else _alone
-    serve(plan, path, folder, metrics, args, line)
-
-
-def _supervised(
-    plan: ServingPlan,
-    path: Path,
-    folder: Path | None,
-    metrics: ServerMetrics | None,
-    args: argparse.Namespace,
-    line: str,
-) -> None:
-    supervisor = Supervisor(plan, path, args.workers, folder, metrics)
-    with _telling(args.metrics, metrics, lambda: supervisor.serving):
-        supervisor.run(ready=lambda: print(line.format(address=supervisor.address), flush=True))
-
-
-def _alone(
-    plan: ServingPlan,
-    path: Path,
-    folder: Path | None,
-    metrics: ServerMetrics | None,
-    args: argparse.Namespace,
-    line: str,
-) -> None:
+    if args.workers > 1:
+        supervisor = Supervisor(plan, path, args.workers, folder, metrics)
+        with _telling(args.metrics, metrics, lambda: supervisor.serving):
+            supervisor.run(ready=lambda: print(line.format(address=supervisor.address), flush=True))
+        return
     generation = ctypes.c_ulong(0)
     with closing(Serving.open(plan, path, 0, generation, metrics.memories[0] if metrics else None)) as serving:
         if folder:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from router_ml.journal_options import add_journal_options
 from router_ml.logs import FORMATS, LEVELS
+from router_ml.option_types import ratio, workers
 
 
 def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None:
@@ -26,7 +26,7 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
         help="folder of versions: its file `current` names the one to serve, and is looked at all the time; "
         "default with --follow: bundles",
     )
-    parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes; auto: one per core")
+    parser.add_argument("--workers", type=workers, default=1, metavar="N", help="processes; auto: one per core")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     add_journal_options(parser)
@@ -49,7 +49,7 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
     )
     parser.add_argument(
         "--trace-ratio",
-        type=_ratio,
+        type=ratio,
         default=1.0,
         metavar="R",
         help="share of calls to trace, unless the caller's `traceparent` decides; default 1",
@@ -59,23 +59,3 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
     parser.add_argument(
         "--insecure", action="store_true", help="listen beyond this machine without encryption, on a trusted network"
     )
-
-
-def _workers(text: str) -> int:
-    if text == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        if (number := int(text)) >= 1:
-            return number
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected a whole number above 0, or auto; found {text!r}")
-
-
-def _ratio(text: str) -> float:
-    try:
-        if 0 <= (value := float(text)) <= 1:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {text!r}")
