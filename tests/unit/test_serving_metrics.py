@@ -230,6 +230,7 @@ def test_a_stream_that_its_client_breaks_off_ends_as_cancelled() -> None:
         one.until_in_flight(1)
         stream.cancel()
         more.set()
+        one.until_in_flight(0)  # else the server's stop might end it first
         one.stop()
         found = one.samples()
     assert found["router_ml_rpcs_total{method=RouteStream,status=CANCELLED}"] == 1
