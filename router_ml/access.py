@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 import grpc
 
 from router_ml.errors import InputError
+from router_ml.file_stamp import file_stamp
 
 _SERVICE = "/router_ml.v1.RouterService/"
 _HEALTH = "/grpc.health.v1.Health/"
@@ -122,7 +123,7 @@ class TokenCheck(grpc.ServerInterceptor):
         """InputError when the file is missing or wrong."""
         self._path = path
         self._clock = clock
-        self._stamp = stamp((path,))
+        self._stamp = file_stamp((path,))
         self._tokens = read_tokens(path)
         self._next_check = clock() + _CHECK_EVERY_S
 
@@ -165,7 +166,7 @@ class TokenCheck(grpc.ServerInterceptor):
 
     def _follow(self) -> None:
         self._next_check = self._clock() + _CHECK_EVERY_S
-        now = stamp((self._path,))
+        now = file_stamp((self._path,))
         if now == self._stamp:
             return
         self._stamp = now
@@ -192,18 +193,6 @@ def _refusal(status: grpc.StatusCode, message: str) -> Any:
 
     # For every kind of call: only the handler of a stream runs before a message has arrived.
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def stamp(paths: Iterable[Path]) -> tuple[tuple[int, int, int] | None, ...]:
-    """What changes when one of the files does; None stands for a file that cannot be seen."""
-    found: list[tuple[int, int, int] | None] = []
-    for path in paths:
-        try:
-            stat = path.stat()
-            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            found.append(None)
-    return tuple(found)
 
 
 def check_exposure(host: str, *, encrypted: bool, tokens: bool, insecure: bool) -> None:

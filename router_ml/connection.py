@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import re
 import ssl
 from collections.abc import Sequence
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import grpc
 
+from router_ml.address import split_address
 from router_ml.errors import InputError
+from router_ml.file_stamp import file_stamp
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the client trusts its server; a batch of answers may be long
@@ -27,7 +28,6 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # an address given twice gets two connections
 )
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s,]+):(?P<port>[0-9]{1,5})")
 _TOKEN = re.compile(r"[!-~]+")
 
 _LOG = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def check_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
     if not listed:
         raise InputError("`addresses` must hold at least one HOST:PORT; found none")
     for address in listed:
-        match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
-        if match is None or not 0 < int(match["port"]) <= 65535:
+        parts = split_address(address) if isinstance(address, str) else None
+        if parts is None or parts[1] == 0:
             raise InputError(f"`addresses` must be HOST:PORT, e.g. 127.0.0.1:50051, or several; found {address!r}")
     return listed
 
@@ -94,8 +94,8 @@ class Token:
         """InputError when both are given, the file cannot be read, or the token cannot be sent."""
         if token is not None and file is not None:
             raise InputError("`token` and `token_file` exclude each other; give one")
-        self._file = file
-        self._seen = None if file is None else _stamp(file)
+        self._file = None if file is None else Path(file)
+        self._seen = None if self._file is None else file_stamp((self._file,))
         if file is not None:
             token = _read("token_file", file).decode(errors="replace")
         self._metadata = () if token is None else _bearer("token" if file is None else "token_file", token)
@@ -106,9 +106,9 @@ class Token:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What a call carries. A file that cannot be read leaves the last token in force and is logged."""
         if self._file is not None:
-            stamp = _stamp(self._file)
-            if stamp != self._seen:
-                self._seen = stamp
+            now = file_stamp((self._file,))
+            if now != self._seen:
+                self._seen = now
                 self._read_again(self._file)
         return self._metadata
 
@@ -125,14 +125,6 @@ def _bearer(field: str, token: str) -> tuple[tuple[str, str], ...]:
         # Not quoted: even a broken token may be most of a good one.
         raise InputError(f"`{field}` must be one word of printable ASCII characters; found {len(token)} characters")
     return (("authorization", f"Bearer {token}"),)
-
-
-def _stamp(file: str | Path) -> tuple[int, int, int] | None:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _read(field: str, file: str | Path) -> bytes:

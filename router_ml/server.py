@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from router_ml.access import TokenCheck, check_exposure
+from router_ml.address import split_address
 from router_ml.admission import MeteredPool
 from router_ml.convert import MAX_MESSAGE_BYTES
 from router_ml.errors import InputError
@@ -29,7 +29,6 @@ from router_ml.tracing import Tracer
 from router_ml.v1 import router_pb2_grpc
 from router_ml.wire import SafeReader
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 _METADATA_BYTES = 8192
@@ -234,12 +233,12 @@ def _bind(server: grpc.Server, settings: ServerSettings) -> int:
 
 
 def _parsed(listen: str) -> tuple[str, int]:
-    match = _ADDRESS.fullmatch(listen)
-    if match is None or int(match["port"]) > 65535:
+    address = split_address(listen)
+    if address is None:
         raise InputError(
             f"`listen` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:50051; found {listen!r}"
         )
-    return match["host"], int(match["port"])
+    return address
 
 
 def _check_exposure(host: str, settings: ServerSettings) -> None:

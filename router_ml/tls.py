@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from router_ml.access import stamp
 from router_ml.errors import InputError
+from router_ml.file_stamp import file_stamp
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +50,11 @@ class _Follower:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._stamp = stamp(files.paths)
+        self._stamp = file_stamp(files.paths)
         self.first = _read(files)
 
     def fetch(self) -> Any:
-        now = stamp(self._files.paths)
+        now = file_stamp(self._files.paths)
         if now == self._stamp:
             return None
         self._stamp = now
