@@ -144,6 +144,12 @@ def policy_of(path: str | Path, catalog: Catalog | None = None) -> tuple[Manifes
 
 def verify(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
     """Read and check a bundle without opening it: manifest, its hash, contents of the other files."""
+    manifest, digest, files = read_manifest(path)
+    return manifest, digest, _parts(path, manifest, files)
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str, Any]:
+    """Read and check the manifest alone: what it says, its hash, and what it says of the other files."""
     raw = _read(path / MANIFEST, f"{path} is not a bundle: it has no {MANIFEST}")
     try:
         data = json.loads(raw)
@@ -161,8 +167,7 @@ def verify(path: Path) -> tuple[Manifest, str, dict[str, bytes]]:
         raise BundleError(
             f"{path / MANIFEST}: changed since it was written (hash {digest[:12]}, stated {stated!s:.12})"
         )
-    manifest = _manifest(path, data)
-    return manifest, digest, _parts(path, manifest, data.get("files"))
+    return _manifest(path, data), digest, data.get("files")
 
 
 def write(path: Path, manifest: Manifest, graph: bytes, catalog: Catalog, tokenizer_json: bytes | None) -> str:

@@ -5,7 +5,6 @@ The names, labels and units below are what dashboards and alerts hold on to; ops
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
@@ -13,19 +12,17 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router_ml.bundle import verify
+from router_ml.address import split_address
 from router_ml.errors import InputError
 from router_ml.meter import BUCKETS, REFUSED_GONE, REFUSED_OVERLOAD, Memory, Reading, forget_worker, new_memory, read
 
 _BREATH_SECONDS = 5e-5
 """Pause after each metric, so that decisions of this process never wait for a whole page to be written."""
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):(?P<port>[0-9]{1,5})")
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_SECONDS = 5.0
 """A client that says nothing for so long is hung up on."""
@@ -49,13 +46,12 @@ class ServerMetrics(Collector):
         with self._lock:
             self._in_force = version, bundle_sha256
 
-    def switched(self, path: Path | None) -> None:
-        """The version at `path` came into force; None: one that came was refused."""
+    def switched(self, identity: tuple[str, str] | None) -> None:
+        """The version of that name and bundle hash came into force; None: one that came was refused."""
         with self._lock:
-            self._reloads["refused" if path is None else "taken"] += 1
-        if path is not None:
-            manifest, digest, _ = verify(path)
-            self.in_force(manifest.version, digest)
+            self._reloads["refused" if identity is None else "taken"] += 1
+        if identity is not None:
+            self.in_force(*identity)
 
     def worker_died(self, number: int) -> None:
         """Worker `number`, from 0, ended unasked and will be started again."""
@@ -186,15 +182,13 @@ def serve_metrics(address: str, metrics: ServerMetrics, ready: Callable[[], bool
 
     `address` is HOST:PORT; port 0 takes any free one. InputError when it is wrong or cannot be bound.
     """
-    match = _ADDRESS.fullmatch(address)
-    if match is None or int(match["port"]) > 65535:
+    parts = split_address(address)
+    if parts is None:
         raise InputError(
             f"`metrics` must be HOST:PORT with a port from 0 to 65535, e.g. 127.0.0.1:9464; found {address!r}"
         )
     try:
-        family, _, _, _, bound = socket.getaddrinfo(
-            match["host"].strip("[]"), int(match["port"]), type=socket.SOCK_STREAM
-        )[0]
+        family, _, _, _, bound = socket.getaddrinfo(parts[0].strip("[]"), parts[1], type=socket.SOCK_STREAM)[0]
 
         class Http(ThreadingHTTPServer):
             address_family = family

@@ -8,17 +8,21 @@ switch is one write, and no decision waits for it.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from router_ml.errors import InputError, RouterMlError
+from router_ml.bundle import read_manifest
+from router_ml.errors import BundleError, InputError, RouterMlError
 from router_ml.router import Router
 from router_ml.types import Decision, Description, Request
 from router_ml.versions import POINTER, current, open_version
 
+_LOOK_SECONDS = 0.2
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,10 +63,10 @@ class Versions:
         return self._routers[self._generation.value]
 
     def decide(self, request: Request) -> Decision:
-        return self._routers[self._generation.value].decide(request)
+        return self.router.decide(request)
 
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
-        return self._routers[self._generation.value].decide_batch(requests)
+        return self.router.decide_batch(requests)
 
     def describe(self) -> Description:
         """The version in force, and the one that was refused since, if any."""
@@ -107,9 +111,9 @@ class Rollout:
         in_force: str,
         generation: Generation,
         workers: Callable[[], Sequence[Worker]],
-        told: Callable[[Path | None], None] | None = None,
+        told: Callable[[tuple[str, str] | None], None] | None = None,
     ) -> None:
-        """`told` hears of each version that came into force, and None of each that was refused."""
+        """`told` hears name and bundle hash of each version that came into force, and None of each refused one."""
         self._folder = folder
         self._generation = generation
         self._workers = workers
@@ -117,6 +121,12 @@ class Rollout:
         self._seen: str | None = in_force
         self.in_force = in_force
         """Name of the version that all workers decide by."""
+
+    def keep_looking(self, stopping: threading.Event, turn: AbstractContextManager[object] | None = None) -> None:
+        """Look again and again until `stopping`; each time in the context `turn`, if given."""
+        while not stopping.wait(_LOOK_SECONDS):
+            with turn or nullcontext():
+                self.step()
 
     def step(self, timeout_s: float = 120.0) -> None:
         """One look; returns when what the pointer names is served or refused, at once where it names nothing new."""
@@ -127,13 +137,18 @@ class Rollout:
                 self._seen = str(error)
                 self._refuse(Refusal(POINTER, str(error)))
             return
-        if name is None or name == self._seen:
+        workers = list(self._workers())
+        if name is None or name == self._seen or not workers:  # without workers nobody could refuse it
             return
         self._seen = name
         if name == self.in_force:  # pointed back to before another one was taken
             return
         following = self._generation.value + 1
-        workers = list(self._workers())
+        try:
+            manifest, digest, _ = read_manifest(self._folder / name)
+        except BundleError as error:
+            self._refuse(Refusal(name, str(error)))
+            return
         try:
             waiting = [worker.prepare(following, self._folder / name) for worker in workers]
             reasons = [future.result(timeout_s) for future in waiting]
@@ -149,7 +164,7 @@ class Rollout:
             worker.settle(None)
         _LOG.info("version %s is in force", name)
         if self._told:
-            self._told(self._folder / name)
+            self._told((manifest.version, digest))
 
     def _refuse(self, refusal: Refusal) -> None:
         _LOG.error("version %s is refused, %s stays in force: %s", refusal.name, self.in_force, refusal.reason)

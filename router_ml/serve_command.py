@@ -27,7 +27,6 @@ from router_ml.tracing import TraceSettings
 from router_ml.versions import POINTER, current
 from router_ml.worker import Serving, ServingPlan
 
-_LOOK_SECONDS = 0.2
 _AGAIN_SECONDS = 5.0
 
 
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
     with closing(Serving.open(plan, path, 0, generation, metrics.memories[0] if metrics else None)) as serving:
         if folder:
             rollout = Rollout(folder, path.name, generation, lambda: [serving], metrics.switched if metrics else None)
-            threading.Thread(target=_keep_looking, args=(rollout,), name="router-ml-rollout", daemon=True).start()
+            threading.Thread(target=rollout.keep_looking, args=(threading.Event(),), daemon=True).start()
         with _telling(args.metrics, metrics, lambda: serving.server.serving):
             serving.server.run(ready=lambda: print(line.format(address=serving.server.address), flush=True))
 
@@ -87,7 +86,7 @@ def _what_to_serve(args: argparse.Namespace, bundle_folder: Callable[[str], Path
     if folder is None:
         raise InputError("name what to serve: --model BUNDLE, --bundles DIR, or --follow models:/router@champion")
     found = ""
-    if args.follow and (name := current(folder)) is None:
+    if args.follow and current(folder) is None:
         look = subprocess.run([*_follower(args.follow, folder), "--once"], stderr=subprocess.PIPE, text=True)
         found = f": {look.stderr.strip().splitlines()[-1]}" if look.returncode and look.stderr.strip() else ""
     name = current(folder)
@@ -109,12 +108,6 @@ def _about(manifest: Manifest, digest: str, policy: Policy, args: argparse.Names
         f"{len(policy.offers)} offers of {len(manifest.models)} models; "
         f"journal: {args.journal or 'none, so outcomes are refused'}"
     )
-
-
-def _keep_looking(rollout: Rollout) -> None:
-    pause = threading.Event()
-    while not pause.wait(_LOOK_SECONDS):
-        rollout.step()
 
 
 def _keep_following(reference: str, folder: Path) -> None:

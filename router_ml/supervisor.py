@@ -44,12 +44,20 @@ class _Worker:
     pipe: Connection
     begun: float = field(default_factory=time.monotonic)
     ready: Future[None] = field(default_factory=Future)
-    preparing: Future[str | None] | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Asked instead of the process: while one thread takes note of its end, others are told that it lives."""
+    _preparing: Future[str | None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Guards the two before it: whoever waits for a worker hears of its end, whichever comes first."""
 
     def prepare(self, number: int, path: Path) -> Future[str | None]:
-        self.preparing = Future()
+        preparing: Future[str | None] = Future()
+        with self._lock:
+            self._preparing = preparing
+            if self.ended.is_set():
+                preparing.set_result("a worker died before it")
         self._send("prepare", number, path)
-        return self.preparing
+        return preparing
 
     def settle(self, refusal: Refusal | None) -> None:
         self._send("settle", refusal)
@@ -57,7 +65,7 @@ class _Worker:
     @property
     def answers(self) -> bool:
         """Whether it came up and lives."""
-        return self.ready.done() and self.ready.exception() is None and self.process.is_alive()
+        return self.ready.done() and self.ready.exception() is None and not self.ended.is_set()
 
     def listen(self) -> None:
         """Take what the worker says until it ends; runs in a thread of its own."""
@@ -68,14 +76,18 @@ class _Worker:
                     self.ready.set_result(None)
                 elif told == "failed":
                     self.ready.set_exception(value)
-                elif self.preparing is not None:
-                    self.preparing.set_result(value)
+                elif self._preparing is not None:
+                    self._preparing.set_result(value)
         except (EOFError, OSError):
             self.process.join()
+            while self.process.exitcode is None:  # starting a process takes note of ended ones too, and may be at it
+                time.sleep(0.001)
             if not self.ready.done():
                 self.ready.set_exception(RouterMlError(f"a worker died as it started ({self._end()})"))
-            if self.preparing is not None and not self.preparing.done():
-                self.preparing.set_result(f"a worker died of it ({self._end()})")
+            with self._lock:
+                self.ended.set()
+                if self._preparing is not None and not self._preparing.done():
+                    self._preparing.set_result(f"a worker died of it ({self._end()})")
 
     def _send(self, *order: Any) -> None:
         try:
@@ -113,7 +125,7 @@ class Supervisor:
         self._n_workers = n_workers
         self._metrics = metrics
         told = metrics.switched if metrics else None
-        self._rollout = Rollout(bundles, path.name, self._generation, lambda: self._workers, told) if bundles else None
+        self._rollout = Rollout(bundles, path.name, self._generation, self._living, told) if bundles else None
         self._stopping = threading.Event()
 
     @property
@@ -137,13 +149,20 @@ class Supervisor:
                 worker.ready.result(_START_SECONDS)
             ready()
             if self._rollout:
-                threading.Thread(target=self._follow, name="router-ml-rollout", daemon=True).start()
+                look = threading.Thread(
+                    target=self._rollout.keep_looking, args=(self._stopping, self._lock), daemon=True
+                )
+                look.start()
             self._keep_alive()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._end(self._workers)
             self._reserved.close()
+
+    def _living(self) -> list[_Worker]:
+        """One that is gone is replaced by one that opens whatever is in force by then."""
+        return [worker for worker in self._workers if not worker.ended.is_set()]
 
     def _start(self, k: int) -> _Worker:
         ours, theirs = _SPAWN.Pipe()
@@ -161,7 +180,7 @@ class Supervisor:
         pause = _FIRST_PAUSE
         while not self._stopping.wait(_LOOK_SECONDS):
             for k, worker in enumerate(self._workers):
-                if worker.process.is_alive():
+                if not worker.ended.is_set():
                     continue
                 lived = time.monotonic() - worker.begun
                 pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else min(2 * pause, _LONGEST_PAUSE)
@@ -175,21 +194,13 @@ class Supervisor:
                 with self._lock:
                     self._workers[k] = self._start(k)
 
-    def _follow(self) -> None:
-        assert self._rollout is not None
-        while not self._stopping.wait(_LOOK_SECONDS):
-            with self._lock:
-                self._rollout.step()
-
     def _end(self, workers: Sequence[_Worker]) -> None:
         self._stopping.set()
         for worker in workers:
-            if worker.process.is_alive():
-                worker.process.terminate()
+            worker.process.terminate()
         limit = time.monotonic() + self._plan.settings.grace_s + 10
         for worker in workers:
-            worker.process.join(max(0.0, limit - time.monotonic()))
-            if worker.process.is_alive():
+            if not worker.ended.wait(max(0.0, limit - time.monotonic())):
                 _LOG.error("worker %d did not stop in time and is killed", worker.process.pid)
                 worker.process.kill()
-                worker.process.join()
+                worker.ended.wait()

@@ -38,9 +38,8 @@ def open_version(
     if requests:
         check_canaries(router.bundle, router.estimate(requests))
         for _ in range(_WARM_ROUNDS):
-            router.decide_batch(requests)
-            for request in requests:
-                router.estimate((request,))
+            for part in (requests, *([request] for request in requests)):
+                router.decide_batch(part)
     return router
 
 

@@ -181,6 +181,19 @@ def test_a_new_version_is_in_force_for_all_at_once_and_no_request_fails(
         assert all(version >= f"v{k}" for begun, _, version in answers if begun > switched)
 
 
+def test_a_worker_that_has_just_died_holds_up_no_new_version(make_version: MakeVersion, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    publish(bundles, make_version("v0"))
+    with serving("--bundles", str(bundles), "--workers", "2") as (process, address):
+        for k in range(1, 4):
+            (victim, _) = workers_of(process)
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda gone=victim: not is_alive(gone))  # type: ignore[misc]
+            publish(bundles, make_version(f"v{k}"))
+            eventually(lambda k=k: (answer := ask_anew(address)) is not None and answer.version == f"v{k}")  # type: ignore[misc]
+            eventually(lambda: len(workers_of(process)) == 2)
+
+
 def test_a_bad_version_is_refused_and_named_in_health_log_and_description(
     make_version: MakeVersion, tmp_path: Path
 ) -> None:

@@ -79,6 +79,16 @@ def test_a_version_that_one_worker_cannot_prepare_comes_into_force_in_none(site:
         assert worker.versions.describe().refused == f"{name}: no memory"
 
 
+def test_without_a_worker_nothing_is_switched_until_there_is_one(site: Site) -> None:
+    publish(site.folder, site.make("second"))
+    workers, site.workers = site.workers, []
+    site.rollout.step()
+    assert site.generation.value == 0
+    site.workers = workers
+    site.rollout.step()
+    assert site.in_force == {"second"}
+
+
 def test_a_bad_version_is_refused_once_and_forgotten_when_a_good_one_comes(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -307,11 +307,11 @@ def test_a_supervisor_tells_of_versions_and_workers(tiny_bundle: Path) -> None:
     for memory in metrics.memories:
         Meter(memory)
     metrics.in_force("7", "ab" * 32)
-    metrics.switched(tiny_bundle)
+    manifest, digest, _ = verify(tiny_bundle)
+    metrics.switched((manifest.version, digest))
     metrics.switched(None)
     metrics.worker_died(1)
     found = samples(metrics.page().decode())
-    manifest, digest, _ = verify(tiny_bundle)
     assert {name: value for name, value in found.items() if "version_info" in name} == {
         f"router_ml_version_info{{bundle_sha256={digest},version={manifest.version}}}": 1
     }
