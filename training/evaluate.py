@@ -225,8 +225,7 @@ def _magnitudes(
 ) -> tuple[MagnitudeReport, ...]:
     expected = {
         "output_tokens": estimates.output_tokens.astype(np.float64),
-        # What the provider's cache held is known before the call, and a request may say it.
-        "cost_usd": policy.cheapest(policy.price(estimates, cached=held.cached_input_tokens)),
+        "cost_usd": _expected_cost(policy, estimates, held),
         "latency_ms": estimates.latency_ms.astype(np.float64),
     }
     found = []
@@ -323,7 +322,12 @@ def _costs(
         notes.append(
             f"{int(counted.sum()):,} outcomes have no logged cost ({shown}); the catalog's expected price stands in"
         )
-    return np.where(missing, policy.cheapest(policy.price(estimates, cached=held.cached_input_tokens)), held.cost_usd)
+    return np.where(missing, _expected_cost(policy, estimates, held), held.cost_usd)
+
+
+def _expected_cost(policy: Policy, estimates: Estimates, held: Held) -> Float64Array:
+    """[n, m], of each model's cheapest offer; what the provider's cache held is known before a call, so it counts."""
+    return policy.cheapest(policy.price(estimates, cached=held.cached_input_tokens))
 
 
 def _figures(

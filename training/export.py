@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,12 +98,15 @@ def chunks(data: Dataset, index: NDArray[np.int64]) -> Iterator[NDArray[np.int64
 def write_bundle(
     path: Path, manifest: bundle.Manifest, graph: bytes, catalog: Catalog, tokenizer_json: bytes | None
 ) -> str:
-    """Write, read back, and write again with what the canaries were answered; returns the hash."""
-    bundle.write(path, manifest, graph, catalog, tokenizer_json)
-    router = Router.load(path)
+    """Write with what its canaries are answered, and read back; returns the hash."""
+    with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
+        bundle.write(Path(scratch) / "bundle", manifest, graph, catalog, tokenizer_json)
+        router = Router.load(Path(scratch) / "bundle")
     requests = canary_requests(router.bundle)
     canaries = canaries_of(requests, router.estimate(requests))
-    return bundle.write(path, replace(manifest, canaries=canaries), graph, catalog, tokenizer_json)
+    digest = bundle.write(path, replace(manifest, canaries=canaries), graph, catalog, tokenizer_json)
+    bundle.verify(path)
+    return digest
 
 
 def _largest(found: NDArray[np.floating], expected: NDArray[np.floating], *, relative: bool = False) -> float:
