@@ -41,8 +41,9 @@ REFUSED_OVERLOAD, REFUSED_GONE = "refused_overload", "refused_gone"
 
 _COUNTERS = (
     "explored", REFUSED_OVERLOAD, REFUSED_GONE, "outcomes_accepted", "outcomes_rejected", "outcomes_unwritten",
-    "journal_written", "journal_lost",
+    "journal_written", "journal_lost", "journal_unredacted",
 )  # fmt: skip
+_OF_JOURNAL = _COUNTERS[-3:]
 _GAUGES = ("alive", "taken", "ended", "journal", "journal_trouble", "journal_queued_bytes", "journal_oldest_unix")
 """`alive` and `journal`: 1 while there is a worker, and while it keeps a journal; `taken` less `ended`: calls in
 flight; `journal_oldest_unix`: time of the oldest decision that waits for the disk, 0 when none waits."""
@@ -97,7 +98,7 @@ class Meter:
         self._lock = threading.Lock()
         self._series: dict[tuple[str, str, str, tuple[Reason, ...]], int] = {}
         self._series_of = {labels: k for k, labels in enumerate(_read_names(self._cells, self._names))}
-        self._journal_before = [self._cells[_SINGLE_AT[name]] for name in ("journal_written", "journal_lost")]
+        self._journal_before = [self._cells[_SINGLE_AT[name]] for name in _OF_JOURNAL]
         self.here = _Here()
         self._cells[_SINGLE_AT["alive"]] = 1
 
@@ -145,13 +146,14 @@ class Meter:
 
     def journal(self, stats: JournalStats) -> None:
         """How the journal of this worker stands now."""
-        written, lost = self._journal_before
+        written, lost, unredacted = self._journal_before
         oldest = time.time() - stats.lag_seconds if stats.lag_seconds > 0 else 0.0
         with self._lock:
             for name, value in (
                 ("journal", 1.0),
                 ("journal_written", written + stats.decisions_written),
                 ("journal_lost", lost + stats.decisions_dropped),
+                ("journal_unredacted", unredacted + stats.redactions_failed),
                 ("journal_trouble", float(stats.trouble is not None)),
                 ("journal_queued_bytes", float(stats.queued_bytes)),
                 ("journal_oldest_unix", oldest),

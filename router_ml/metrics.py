@@ -137,6 +137,11 @@ def _journal(reading: Reading) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "router_ml_journal_decisions_lost", "Decisions that never reached the journal", counts["journal_lost"]
     )
+    yield CounterMetricFamily(
+        "router_ml_journal_redactions_failed",
+        "Prompts and error messages left out of the journal, since they could not be redacted",
+        counts["journal_unredacted"],
+    )
     yield GaugeMetricFamily(
         "router_ml_journal_lag_seconds",
         "Age of the oldest decision that waits for the disk; 0 when none does",

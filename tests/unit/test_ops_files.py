@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from router_ml.metrics import ServerMetrics
 from router_ml.types import Decision, Reason
 
 OPS = Path(__file__).parents[2] / "ops"
+ALERT_RULES = OPS / "prometheus" / "alerts.yaml"
 README = (OPS / "README.md").read_text()
 DASHBOARD: dict[str, Any] = json.loads((OPS / "grafana" / "router-ml.json").read_text())
-ALERTS: dict[str, Any] = yaml.safe_load((OPS / "prometheus" / "alerts.yaml").read_text())
+ALERTS: dict[str, Any] = yaml.safe_load(ALERT_RULES.read_text())
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 QUERIES = {
     f"{panel['title']}/{target['refId']}": target["expr"]
@@ -103,6 +106,12 @@ def test_panels_lie_side_by_side_and_every_query_has_its_parentheses() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     for name, query in QUERIES.items():
         assert query.count("(") == query.count(")") and query.count("{") == query.count("}"), name
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Prometheus")
+def test_prometheus_takes_the_alerts() -> None:
+    checked = subprocess.run(["promtool", "check", "rules", ALERT_RULES], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_every_alert_says_how_bad_it_is_and_what_happens() -> None:

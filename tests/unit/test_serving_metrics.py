@@ -24,6 +24,7 @@ from router_ml.errors import InputError, RouterMlError
 from router_ml.journal import Journal
 from router_ml.meter import JournalWatch, Meter
 from router_ml.metrics import MetricsServer, ServerMetrics, serve_metrics
+from router_ml.privacy import RedactedText
 from router_ml.request import check_request
 from router_ml.server import Server, ServerSettings, serve
 from router_ml.types import Decision, Reason, Request
@@ -279,6 +280,21 @@ def test_the_journal_and_its_losses_are_told(tmp_path: Path) -> None:
     assert found["router_ml_journal_trouble"] == 0
     assert found["router_ml_journal_lag_seconds"] == 0
     assert found["router_ml_journal_queued_bytes"] == 0
+
+
+def test_prompts_that_could_not_be_redacted_are_told(tmp_path: Path) -> None:
+    def fails_on_a(text: str) -> str:
+        if text == "a":
+            raise RuntimeError
+        return text
+
+    with served(Journal(tmp_path / "journal", rule=RedactedText(fails_on_a))) as one:
+        for prompt in ("a", "b", "a"):
+            one.stub.Route(ask(prompt))
+        one.stop()
+        found = one.samples()
+    assert found["router_ml_journal_redactions_failed_total"] == 2
+    assert found["router_ml_journal_decisions_written_total"] == 3
 
 
 def test_a_journal_that_cannot_be_written_is_told(tmp_path: Path) -> None:
