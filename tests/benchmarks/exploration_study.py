@@ -14,6 +14,7 @@ minus willingness to pay times cost, in points).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,7 @@ from training.uncertainty import fit_uncertainty
 
 SETTINGS = FitSettings(linear=LinearSettings(scale=0.35, own_scale=1.0), trees=TreeSettings(n_threads=1))
 TARGET = 0.97
-FIRST, ROUND, ROUNDS, FRESH = 1500, 1500, 3, 2500
+FIRST, ROUND, ROUNDS, FRESH = 1000, 1000, 3, 2000
 FEW = 15
 """Outcomes of the new model in the first logs."""
 
@@ -149,6 +150,7 @@ def main() -> None:
         for thin in (False, True):
             for name, exploration in rules.items():
                 found.setdefault((thin, name), []).append(run(truth, level, exploration, thin, seed))
+        print(f"… world {seed + 1} of {args.worlds}", file=sys.stderr)
     for (thin, name), lives in found.items():
         print("new model" if thin else "even", name)
         for figure in lives[0]:
