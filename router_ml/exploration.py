@@ -26,7 +26,6 @@ from router_ml.request_policy import Choice
 from router_ml.thompson import chance_of_best
 from router_ml.types import Estimates, Float64Array, Reason, Rule
 
-
 _NO_DEVIATION = "the exploration rule `thompson` needs the deviations of the models' log-odds; found none"
 
 
