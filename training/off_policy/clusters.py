@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from router_ml.types import Float64Array
+
 _LARGEST_SHARE = 0.1
 """A prompt that everyone sends ("hi") joins all sessions; a component beyond this share is no independent unit."""
 
@@ -32,9 +34,9 @@ def clusters_of(prompt: Ints, session: Ints) -> Ints:
     return np.column_stack([prompt, own]).astype(np.int64)
 
 
-def sums_by(cluster: Ints, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def sums_by(cluster: Ints, values: Float64Array) -> Float64Array:
     """Sums [k, ...] over the rows of each cluster; `cluster` is [n] and `values` [n] or [n, columns]."""
     _, place = np.unique(cluster, return_inverse=True)
     columns = values.reshape(len(values), -1).T
-    sums = np.column_stack([np.bincount(place, column) for column in columns])
-    return sums.reshape(-1, *values.shape[1:])
+    sums = np.column_stack([np.bincount(place, column) for column in columns]).astype(np.float64)
+    return np.asarray(sums.reshape(-1, *values.shape[1:]))
