@@ -5,6 +5,7 @@ The prompts that routers learn from are none of the population's, so estimates h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def make_population(name: str, data: Dataset, encoder: Encoder, *, seed: int = 0
     success, _ = data.cells(data.rows.success)
     cost, _ = data.cells(data.rows.cost_usd)
     unit = _units(data)
-    learn, tune, older, rest = _parts(unit, ~np.isnan(success + cost).any(axis=1), seed)
+    complete = np.asarray(~np.isnan(success + cost).any(axis=1))
+    learn, tune, older, rest = _parts(unit, complete, seed)
     settings = FitSettings(trees=TreeSettings(n_threads=1))
     catalog = catalog_from_logs(_rows_of(data, learn), [])
     scale = np.nanmean(cost, axis=0).max()
@@ -104,8 +106,6 @@ def make_population(name: str, data: Dataset, encoder: Encoder, *, seed: int = 0
 
 def _with_costs(data: Dataset) -> Dataset:
     """Where a table of two models holds no cost, that of a call of the better one is 1."""
-    from dataclasses import replace
-
     if not np.isnan(data.rows.cost_usd).all() or len(data.models) != 2:
         return data
     strong = int(np.nanargmax(data.model_means(data.rows.success)))

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_ml.types import Float64Array
-from training.off_policy import ESTIMATORS, LoggedRows, Verdict
+from training.intervals import Interval
+from training.off_policy import DEFAULT, ESTIMATORS, LoggedRows, Verdict
 from training.off_policy.bound import finite_sample_bound
-from training.off_policy.compare import Standard, compare
+from training.off_policy.compare import PolicyComparison, Standard, judge, paired
 from training.off_policy.overlap import effective_sample_size, overlap_of
 from training.off_policy.uncertainty import studentised_intervals
 
@@ -58,8 +59,8 @@ class StudySettings:
     resamples: int = 1000
     """Of one interval."""
     seed: int = 0
-    bounds: bool = True
-    """Also finite-sample bounds, which take time."""
+    bounds: int = 100
+    """Replications with a finite-sample bound of the first target's success, which takes time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +74,48 @@ class Cell:
     estimator: str
     truth: float
     effective_sample_size: float
-    """Mean over the replications, as are bias, width and coverage."""
+    """Mean over the replications."""
     bias: float
     rmse: float
     coverage: float
     width: float
+    """Median."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictCell:
-    """Verdicts on one metric of one target against one logging policy."""
+    """Verdicts on one metric of one target against a baseline: the logging policy, or another target."""
 
     population: str
     logging: str
     target: str
+    baseline: str
     metric: str
     gain: float
     """True difference, positive where the target is better."""
-    effective_sample_size: float
+    deciding_rows: float
+    """Mean effective number of rows that show what the target does otherwise."""
     share: dict[str, float]
     """Verdict -> share of the replications."""
-    difference_coverage: float
-    bound_coverage: float | None
-    """Of the finite-sample bound; success alone."""
-    bound_width: float | None
+    coverage: float
+    """Of the interval of the difference."""
 
     @property
     def wrong(self) -> float:
         """Share of the replications with a verdict of the wrong sign."""
-        said = self.share.get(str(Verdict.BETTER), 0.0) if self.gain <= 0 else 0.0
-        return said + (self.share.get(str(Verdict.WORSE), 0.0) if self.gain >= 0 else 0.0)
+        said = self.share[str(Verdict.BETTER)] if self.gain <= 0 else 0.0
+        return said + (self.share[str(Verdict.WORSE)] if self.gain >= 0 else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCell:
+    """The finite-sample bound of one target's success."""
+
+    population: str
+    logging: str
+    target: str
+    coverage: float
+    width: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,7 @@ class StudyReport:
 
     cells: tuple[Cell, ...]
     verdicts: tuple[VerdictCell, ...]
+    bounds: tuple[BoundCell, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,51 +136,70 @@ class _Log:
     cluster: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """One comparison: verdict, interval of the difference, finite-sample bound."""
-
-    verdict: Verdict
-    low: float
-    high: float
-    bound_low: float
-    bound_high: float
+LOGGED = "as logged"
+"""The baseline that is the logging policy."""
 
 
 def study_cells(population: Population, logging: str, settings: StudySettings) -> StudyReport:
-    """All targets and estimators under one logging policy."""
-    names = list(ESTIMATORS)
+    """All targets, baselines and estimators under one logging policy."""
     probability = population.logging[logging]
     keys = [(target, metric) for target in population.targets for metric in STANDARDS]
-    found = {key: np.zeros((settings.replications, len(names), 3)) for key in keys}
-    sizes = {target: np.zeros(settings.replications) for target in population.targets}
-    judged: dict[tuple[str, str], list[_Judged]] = {key: [] for key in keys}
+    contests = [
+        (target, baseline, metric)
+        for target, metric in keys
+        for baseline in (LOGGED, *population.targets)
+        if baseline != target
+    ]
+    alone: list[list[Interval]] = []
+    sizes: list[list[float]] = []
+    judged: list[list[PolicyComparison]] = []
+    bounds: list[tuple[float, float]] = []
     for r, log in enumerate(_logs(population, probability, settings)):
         rows = {key: _rows(population, probability, log, *key) for key in keys}
-        contributions = [[ESTIMATORS[name](rows[key]) for name in names] for key in keys]
-        flat = [each for some in contributions for each in some]
+        baselines = {name: policy[log.prompt] for name, policy in population.targets.items()}
+        single = [use(rows[key]) for key in keys for use in ESTIMATORS.values()]
+        pairs = [paired(rows[target, metric], baselines.get(base), DEFAULT) for target, base, metric in contests]
         intervals = studentised_intervals(
-            np.array([each.value for each in flat]),
-            np.column_stack([each.influence for each in flat]),
+            np.concatenate([[each.value for each in single], *(values for values, _ in pairs)]),
+            np.column_stack([*(each.influence for each in single), *(influence for _, influence in pairs)]),
             log.cluster,
             repeats=settings.resamples,
             seed=r,
         )
-        for k, key in enumerate(keys):
-            some = intervals[k * len(names) : (k + 1) * len(names)]
-            found[key][r] = [(each.estimate, each.low, each.high) for each in some]
-            sizes[key[0]][r] = effective_sample_size(rows[key].weight)
-            judged[key].append(_judged(population, log, rows[key], key[1], settings, r))
-    cells, verdicts = [], []
-    for key in keys:
-        target, metric = key
-        truth = population.truth(population.targets[target], metric)
-        base = population.truth(probability, metric)
-        size = float(sizes[target].mean())
-        for j, name in enumerate(names):
-            cells.append(_cell(population.name, logging, key, name, truth, size, found[key][:, j]))
-        verdicts.append(_verdict_cell(population.name, logging, key, truth, base, size, judged[key]))
-    return StudyReport(tuple(cells), tuple(verdicts))
+        alone.append(intervals[: len(single)])
+        sizes.append([effective_sample_size(rows[key].weight) for key in keys])
+        names = [str(s) for s in range(population.segment.max())]
+        overlap = {key: overlap_of(rows[key], population.segment[log.prompt], names) for key in keys}
+        judged.append(
+            [
+                judge(
+                    rows[target, metric],
+                    overlap[target, metric],
+                    intervals[len(single) + 3 * c :][:3],
+                    baseline=baselines.get(base),
+                    standard=STANDARDS[metric],
+                    estimator=DEFAULT,
+                )
+                for c, (target, base, metric) in enumerate(contests)
+            ]
+        )
+        if r < settings.bounds:
+            bounds.append(finite_sample_bound(rows[keys[0]], alone[-1][0].estimate))
+    where = (population.name, logging)
+    cells = []
+    for k, (key, name) in enumerate((key, name) for key in keys for name in ESTIMATORS):
+        truth = population.truth(population.targets[key[0]], key[1])
+        size = float(np.mean([each[keys.index(key)] for each in sizes]))
+        cells.append(_cell((*where, *key, name), truth, size, [each[k] for each in alone]))
+    verdicts = []
+    for c, contest in enumerate(contests):
+        target, base, metric = contest
+        policy = population.targets.get(base, probability)
+        difference = population.truth(population.targets[target], metric) - population.truth(policy, metric)
+        verdicts.append(_verdict_cell((*where, *contest), difference, [each[c] for each in judged]))
+    target, metric = keys[0]
+    truth = population.truth(population.targets[target], metric)
+    return StudyReport(tuple(cells), tuple(verdicts), (_bound_cell((*where, target), truth, bounds),) if bounds else ())
 
 
 def _logs(population: Population, probability: Float64Array, settings: StudySettings) -> Iterator[_Log]:
@@ -200,45 +233,31 @@ def _rows(population: Population, probability: Float64Array, log: _Log, target: 
     )
 
 
-def _judged(
-    population: Population, log: _Log, rows: LoggedRows, metric: str, settings: StudySettings, seed: int
-) -> _Judged:
-    overlap = overlap_of(rows, population.segment[log.prompt], [str(s) for s in range(population.segment.max())])
-    standard = STANDARDS[metric]
-    found = compare(rows, overlap, standard=standard, repeats=settings.resamples, seed=seed)
-    bound = (np.nan, np.nan)
-    if metric == "success" and settings.bounds:
-        bound = finite_sample_bound(rows, found.estimate.value)
-    return _Judged(found.verdict, found.difference.low, found.difference.high, *bound)
-
-
-def _cell(
-    population: str, logging: str, key: tuple[str, str], name: str, truth: float, size: float, found: Float64Array
-) -> Cell:
-    """`found` is [replications, 3]: estimate, low, high."""
-    error = found[:, 0] - truth
-    covered = (found[:, 1] <= truth) & (truth <= found[:, 2])
-    width = float(np.median(found[:, 2] - found[:, 1]))
-    rmse = float(np.sqrt((error**2).mean()))
-    return Cell(population, logging, *key, name, truth, size, float(error.mean()), rmse, float(covered.mean()), width)
+def _cell(names: tuple[str, str, str, str, str], truth: float, size: float, found: list[Interval]) -> Cell:
+    error = np.array([each.estimate for each in found]) - truth
+    return Cell(
+        *names,
+        truth=truth,
+        effective_sample_size=size,
+        bias=float(error.mean()),
+        rmse=float(np.sqrt((error**2).mean())),
+        coverage=float(np.mean([each.low <= truth <= each.high for each in found])),
+        width=float(np.median([each.high - each.low for each in found])),
+    )
 
 
 def _verdict_cell(
-    population: str, logging: str, key: tuple[str, str], truth: float, base: float, size: float, judged: list[_Judged]
+    names: tuple[str, str, str, str, str], difference: float, judged: list[PolicyComparison]
 ) -> VerdictCell:
-    low, high, bound_low, bound_high = (
-        np.array([getattr(each, name) for each in judged]) for name in ("low", "high", "bound_low", "bound_high")
-    )
-    difference = truth - base
-    bounded = not np.isnan(bound_low).any()
     return VerdictCell(
-        population,
-        logging,
-        *key,
-        gain=difference if STANDARDS[key[1]].higher_is_better else -difference,
-        effective_sample_size=size,
-        share={str(v): float(np.mean([each.verdict is v for each in judged])) for v in Verdict},
-        difference_coverage=float(((low <= difference) & (difference <= high)).mean()),
-        bound_coverage=float(((bound_low <= truth) & (truth <= bound_high)).mean()) if bounded else None,
-        bound_width=float((bound_high - bound_low).mean()) if bounded else None,
+        *names,
+        gain=difference if STANDARDS[names[-1]].higher_is_better else -difference,
+        deciding_rows=float(np.mean([each.deciding_rows for each in judged])),
+        share={str(verdict): float(np.mean([each.verdict is verdict for each in judged])) for verdict in Verdict},
+        coverage=float(np.mean([each.difference.low <= difference <= each.difference.high for each in judged])),
     )
+
+
+def _bound_cell(names: tuple[str, str, str], truth: float, bounds: list[tuple[float, float]]) -> BoundCell:
+    covered = float(np.mean([low <= truth <= high for low, high in bounds]))
+    return BoundCell(*names, coverage=covered, width=float(np.mean([high - low for low, high in bounds])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,14 +103,48 @@ def compare(
     The verdict rests on the paired difference. Even where its interval excludes zero, "cannot tell" is said
     where some choices had no chance in the logs, or where too few rows show what is done otherwise.
     """
-    standard = standard or Standard()
+    values, influence = paired(rows, baseline, estimator)
+    intervals = studentised_intervals(values, influence, rows.cluster, level=level, repeats=repeats, seed=seed)
+    return judge(rows, overlap, intervals, baseline=baseline, standard=standard or Standard(), estimator=estimator)
+
+
+def paired(rows: LoggedRows, baseline: Float64Array | None, estimator: str) -> tuple[Float64Array, Float64Array]:
+    """Value of the target, of the baseline, and their difference, [3], with their influence values [n, 3]."""
     ours = ESTIMATORS[estimator](rows)
     theirs = _logged(rows) if baseline is None else ESTIMATORS[estimator](rows.toward(baseline))
     values = np.array([ours.value, theirs.value, ours.value - theirs.value])
-    influence = np.column_stack([ours.influence, theirs.influence, ours.influence - theirs.influence])
-    intervals = studentised_intervals(values, influence, rows.cluster, level=level, repeats=repeats, seed=seed)
-    found = _estimate(rows, estimator, intervals[0])
-    return _judge(found, intervals[1], intervals[2], _otherwise(rows, baseline), overlap, standard)
+    return values, np.column_stack([ours.influence, theirs.influence, ours.influence - theirs.influence])
+
+
+def judge(
+    rows: LoggedRows,
+    overlap: Overlap,
+    intervals: Sequence[Interval],
+    *,
+    baseline: Float64Array | None,
+    standard: Standard,
+    estimator: str,
+) -> PolicyComparison:
+    """The verdict of `compare`, given the intervals of the three figures of `paired`."""
+    found, theirs, difference = intervals
+    otherwise = _otherwise(rows, baseline)
+    verdict, reason, factor = _verdict(difference, otherwise, overlap, standard)
+    more = needed = None
+    if factor is not None and math.isfinite(factor) and factor > 1:
+        more = math.ceil(otherwise.rows * (factor - 1))
+        asked = factor * (otherwise.propensity or 1.0)
+        needed = asked if asked < _SURE_OF_NOTHING else None
+    return PolicyComparison(
+        _estimate(rows, estimator, found),
+        theirs,
+        difference,
+        otherwise.deciding,
+        verdict,
+        reason,
+        more,
+        otherwise.propensity,
+        needed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,25 +169,6 @@ def _otherwise(rows: LoggedRows, baseline: Float64Array | None) -> _Otherwise:
     more = gained > 1e-9
     propensity = float(1 / rows.weight[more].mean()) if more.any() else None
     return _Otherwise(len(rows), share, effective_sample_size(gained), propensity)
-
-
-def _judge(
-    found: OffPolicyEstimate,
-    baseline: Interval,
-    difference: Interval,
-    otherwise: _Otherwise,
-    overlap: Overlap,
-    standard: Standard,
-) -> PolicyComparison:
-    verdict, reason, factor = _verdict(difference, otherwise, overlap, standard)
-    more = needed = None
-    if factor is not None and math.isfinite(factor) and factor > 1:
-        more = math.ceil(otherwise.rows * (factor - 1))
-        asked = factor * (otherwise.propensity or 1.0)
-        needed = asked if asked < _SURE_OF_NOTHING else None
-    return PolicyComparison(
-        found, baseline, difference, otherwise.deciding, verdict, reason, more, otherwise.propensity, needed
-    )
 
 
 def _verdict(

@@ -36,7 +36,7 @@ class Overlap:
     """Groups of rows that depend on each other; of two ways to group, the fewer."""
     largest_weight: float
     mean_weight: float
-    """1 in expectation where propensities are right; below it by the share of decisions that had no chance in the logs."""
+    """1 in expectation where propensities are right; below it by the share of decisions that had no chance."""
     mean_weight_error: float
     """Its standard error."""
     unsupported: float

@@ -2,10 +2,11 @@
 
 Every figure enters by its influence values: per row what it adds to the figure's deviation, to first order, so a
 difference of two figures has the difference of their values, and a ratio follows by the delta method. Clusters are
-drawn with replacement, each with all its rows. Studentising (Efron & Tibshirani 1993, An Introduction to the
-Bootstrap, chapter 12.5) makes up for the skew that a few large weights bring; the percentile interval covers too
-seldom there. It breaks with few clusters, and where the rows that would decide were never drawn at all: see the
-effective sample size.
+drawn with replacement, each with all its rows, and the interval is as wide as resampled deviations are large in
+units of their own standard error (symmetric bootstrap t: Hall 1988, On symmetric bootstrap confidence intervals,
+J. R. Statist. Soc. B 50). A few large weights make that error unsure; the percentile interval, which takes no heed
+of it, covers too seldom there. It breaks with few clusters, and where the rows that would decide were never drawn at
+all: see the effective sample size.
 """
 
 from __future__ import annotations
@@ -66,15 +67,12 @@ def _studentised(values: Float64Array, sums: Float64Array, level: float, repeats
         spread = np.sqrt(np.maximum(second - first**2 / k, 0) * k / (k - 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             # No spread and no deviation is a figure without any doubt: t is 0.
-            return np.where(first == 0, 0.0, first / spread)
+            return np.abs(np.where(first == 0, 0.0, first / spread))
 
-    t = bootstrap(statistic, k, repeats=repeats, level=level, seed=seed)
-    return [
-        Interval(float(v), float(v - each.high * e), float(v - each.low * e), level)
-        if e > 0
-        else Interval(float(v), float(v), float(v), level)
-        for v, e, each in zip(values, error, t, strict=True)
-    ]
+    # Of the two ends, the upper one at this level has a share `level` of the resamples below it.
+    t = bootstrap(statistic, k, repeats=repeats, level=2 * level - 1, seed=seed)
+    half = [each.high * e if e > 0 else 0.0 for each, e in zip(t, error.tolist(), strict=True)]
+    return [Interval(v, v - h, v + h, level) for v, h in zip(values.tolist(), half, strict=True)]
 
 
 def _error(sums: Float64Array) -> Float64Array:
