@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
+from router_ml.policy import Policy
 from router_ml.text import Int64Array, Tokenizer
 from router_ml.types import Float32Array
 from training.dataset import Dataset, build_dataset
 from training.evaluate import Judgement, SegmentMeans, evaluate, held_of
 from training.export import estimates_of
+from training.off_policy.policy_report import report_policy
 from training.outcomes import ReadReport, read_outcomes
 from training.split import TEST, SplitSettings, assign_split
 
@@ -82,6 +84,8 @@ def appraise(
     estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
     used, baseline = catalog or opened.catalog, _baseline(manifest.baseline)
     judgement = evaluate(used, manifest.models, opened.points, estimates, held_of(data, index), baseline)
+    found = report_policy(data, index, Policy(used, manifest.models, opened.points), estimates)
+    judgement = replace(judgement, report=judgement.report.with_off_policy(found))
     if strange:
         note = f"in the logs but unknown to the version, so left out: {', '.join(strange)}"
         judgement = replace(judgement, report=judgement.report.with_note(note))

@@ -153,22 +153,26 @@ class _Otherwise:
 
     rows: int
     share: float
-    """Of the decisions: half the sum of absolute differences of probabilities."""
     deciding: float
     propensity: float | None
 
 
-def _otherwise(rows: LoggedRows, baseline: Float64Array | None) -> _Otherwise:
+def share_otherwise(rows: LoggedRows, baseline: Float64Array | None) -> float:
+    """Share of the decisions that the target makes otherwise: half the sum of absolute differences of probabilities.
+
+    Against the logging policy, whose probabilities are known of its own choices alone, its mean is estimated.
+    """
     if baseline is None:
-        gained = rows.weight - 1
-        share = float(np.maximum(-gained, 0).mean())
-    else:
-        gained = rows.weight - rows.toward(baseline).weight
-        share = float(np.abs(rows.target - baseline).sum(axis=1).mean() / 2)
+        return float(np.maximum(1 - rows.weight, 0).mean())
+    return float(np.abs(rows.target - baseline).sum(axis=1).mean() / 2)
+
+
+def _otherwise(rows: LoggedRows, baseline: Float64Array | None) -> _Otherwise:
+    gained = rows.weight - (1 if baseline is None else rows.toward(baseline).weight)
     gained = np.maximum(gained, 0) * rows.known
     more = gained > 1e-9
     propensity = float(1 / rows.weight[more].mean()) if more.any() else None
-    return _Otherwise(len(rows), share, effective_sample_size(gained), propensity)
+    return _Otherwise(len(rows), share_otherwise(rows, baseline), effective_sample_size(gained), propensity)
 
 
 def _verdict(
