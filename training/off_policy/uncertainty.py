@@ -5,14 +5,17 @@ difference of two figures has the difference of their values, and a ratio follow
 drawn with replacement, each with all its rows, and the interval is as wide as resampled deviations are large in
 units of their own standard error (symmetric bootstrap t: Hall 1988, On symmetric bootstrap confidence intervals,
 J. R. Statist. Soc. B 50). A few large weights make that error unsure; the percentile interval, which takes no heed
-of it, covers too seldom there. It breaks with few clusters, and where the rows that would decide were never drawn at
-all: see the effective sample size.
+of it, covers too seldom there. Resamples of few heavy clusters still look too much alike, so the interval is never
+shorter than Student's t gives at the degrees of freedom that the spread of the squares implies (Satterthwaite 1946).
+It breaks with few clusters, and where the rows that would decide were never drawn at all: see the effective sample
+size.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from router_ml.types import Float64Array
 from training.intervals import LEVEL, Interval, Weights, bootstrap
@@ -71,8 +74,18 @@ def _studentised(values: Float64Array, sums: Float64Array, level: float, repeats
 
     # Of the two ends, the upper one at this level has a share `level` of the resamples below it.
     t = bootstrap(statistic, k, repeats=repeats, level=2 * level - 1, seed=seed)
-    half = [each.high * e if e > 0 else 0.0 for each, e in zip(t, error.tolist(), strict=True)]
+    student = _student(sums, level)
+    half = [max(each.high, s) * e if e > 0 else 0.0 for each, s, e in zip(t, student, error.tolist(), strict=True)]
     return [Interval(v, v - h, v + h, level) for v, h in zip(values.tolist(), half, strict=True)]
+
+
+def _student(sums: Float64Array, level: float) -> list[float]:
+    """Quantile of Student's t whose square varies as the squared standard error does, one per figure."""
+    squares = (sums**2).sum(axis=0)
+    varying = (sums**4).sum(axis=0) - squares**2 / len(sums)
+    freedom = np.where(varying > 0, 2 * squares**2 / np.maximum(varying, 1e-300), np.inf)
+    found: list[float] = stats.t.ppf((1 + level) / 2, np.maximum(freedom, 1)).tolist()
+    return found
 
 
 def _error(sums: Float64Array) -> Float64Array:
