@@ -56,7 +56,7 @@ class StudySettings:
     replications: int = 200
     requests: int = 3000
     """Of one log, about."""
-    resamples: int = 1000
+    resamples: int = 600
     """Of one interval."""
     seed: int = 0
     bounds: int = 100
@@ -136,6 +136,10 @@ class _Log:
     cluster: NDArray[np.int64]
 
 
+ENOUGH = 200
+"""Effective sample size from which intervals are held to their word."""
+CLOSE = 0.03
+"""True differences below it are hard to tell."""
 LOGGED = "as logged"
 """The baseline that is the logging policy."""
 
@@ -154,7 +158,7 @@ def study_cells(population: Population, logging: str, settings: StudySettings) -
     sizes: list[list[float]] = []
     judged: list[list[PolicyComparison]] = []
     bounds: list[tuple[float, float]] = []
-    for r, log in enumerate(_logs(population, probability, settings)):
+    for r, log in enumerate(_logs(population, logging, settings)):
         rows = {key: _rows(population, probability, log, *key) for key in keys}
         baselines = {name: policy[log.prompt] for name, policy in population.targets.items()}
         single = [use(rows[key]) for key in keys for use in ESTIMATORS.values()]
@@ -202,8 +206,10 @@ def study_cells(population: Population, logging: str, settings: StudySettings) -
     return StudyReport(tuple(cells), tuple(verdicts), (_bound_cell((*where, target), truth, bounds),) if bounds else ())
 
 
-def _logs(population: Population, probability: Float64Array, settings: StudySettings) -> Iterator[_Log]:
-    rng = np.random.default_rng(settings.seed)
+def _logs(population: Population, logging: str, settings: StudySettings) -> Iterator[_Log]:
+    # The draws of one logging policy say nothing of another's.
+    rng = np.random.default_rng([settings.seed, list(population.logging).index(logging)])
+    probability = population.logging[logging]
     _, unit = np.unique(population.unit, return_inverse=True)
     members = np.argsort(unit, kind="stable")
     start = np.searchsorted(unit[members], np.arange(unit.max() + 2))
@@ -261,3 +267,69 @@ def _verdict_cell(
 def _bound_cell(names: tuple[str, str, str], truth: float, bounds: list[tuple[float, float]]) -> BoundCell:
     covered = float(np.mean([low <= truth <= high for low, high in bounds]))
     return BoundCell(*names, coverage=covered, width=float(np.mean([high - low for low, high in bounds])))
+
+
+def study_lines(report: StudyReport) -> list[str]:
+    """The study as two Markdown tables: estimators over all cells, and the default one by population and logging."""
+    enough = [cell for cell in report.cells if cell.effective_sample_size >= ENOUGH]
+    lines = [
+        f"{len(report.cells) // len(ESTIMATORS)} cells of population, logging policy, target and metric; "
+        f"{len(enough) // len(ESTIMATORS)} of them with an effective sample size of at least {ENOUGH}, of which:",
+        "",
+        "| estimator | mean abs. bias | mean RMSE | coverage: mean, least, most | mean width |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ESTIMATORS:
+        some = [cell for cell in enough if cell.estimator == name]
+        covered = [cell.coverage for cell in some]
+        bias, rmse, width = (
+            np.mean([abs(getattr(cell, field)) for cell in some]) for field in ("bias", "rmse", "width")
+        )
+        share = f"{np.mean(covered):.1%}, {min(covered):.1%}, {max(covered):.1%}"
+        lines.append(f"| {name} | {bias:.4f} | {rmse:.4f} | {share} | {width:.3f} |")
+    lines += [
+        "",
+        "| population | logging policy | metric | n eff. | bias | RMSE | coverage | width | better | wrong | cannot tell |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = dict.fromkeys((cell.population, cell.logging, cell.metric) for cell in report.cells)
+    for group in groups:
+        cells = [
+            cell
+            for cell in report.cells
+            if (cell.population, cell.logging, cell.metric) == group and cell.estimator == DEFAULT
+        ]
+        verdicts = [cell for cell in report.verdicts if (cell.population, cell.logging, cell.metric) == group]
+        shown = [
+            _range([cell.effective_sample_size for cell in cells], "{:.0f}"),
+            _range([cell.bias for cell in cells], "{:+.3f}"),
+            _range([cell.rmse for cell in cells], "{:.3f}"),
+            _range([cell.coverage for cell in cells], "{:.1%}"),
+            _range([cell.width for cell in cells], "{:.3f}"),
+            f"{np.mean([cell.share[str(Verdict.BETTER)] for cell in verdicts]):.0%}",
+            f"{max(cell.wrong for cell in verdicts):.1%}",
+            f"{np.mean([cell.share[str(Verdict.CANNOT_TELL)] for cell in verdicts]):.0%}",
+        ]
+        lines.append(f"| {' | '.join((*group, *shown))} |")
+    better = [cell for cell in report.verdicts if cell.gain <= 0]
+    close = [cell for cell in better if abs(cell.gain) < CLOSE]
+    said = max((cell.share[str(Verdict.BETTER)] for cell in better), default=0.0)
+    told = [share for cell in report.verdicts if (share := cell.share[str(Verdict.BETTER)])]
+    lines += [
+        "",
+        f"«Better» where it was not: at most {said:.1%} of the replications in any of {len(better)} such comparisons "
+        f"({len(close)} of them closer than {CLOSE:g}); of all that were called better, "
+        f"{sum(cell.share[str(Verdict.BETTER)] for cell in better) / max(sum(told), 1e-9):.2%} were not.",
+    ]
+    covered = [cell.coverage for cell in report.bounds]
+    if covered:
+        lines.append(
+            f"Finite-sample bound: coverage {np.mean(covered):.1%}, least {min(covered):.1%}; "
+            f"mean width {np.mean([cell.width for cell in report.bounds]):.3f}."
+        )
+    return lines
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"

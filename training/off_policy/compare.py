@@ -23,6 +23,10 @@ _SURE_OF_NOTHING = 0.5
 """A propensity that exploration cannot be asked to give."""
 
 
+_HEADROOM = 1.1
+"""More requests than the interval's width asks for, since that width is itself an estimate."""
+
+
 class Verdict(StrEnum):
     """Of a policy against another."""
 
@@ -189,7 +193,8 @@ def _verdict(
             None,
         )
     half = max(difference.high - difference.estimate, difference.estimate - difference.low)
-    wide = (half / max(abs(difference.estimate), standard.margin)) ** 2
+    # An interval no wider than the margin settles it whatever the true difference is.
+    wide = _HEADROOM * (half / standard.margin) ** 2 if standard.margin > 0 else math.inf
     if otherwise.deciding < FEWEST_DECIDING:
         seen = f"what it does otherwise was seen on too few requests, worth {otherwise.deciding:.0f} of equal weight"
         thin = FEWEST_DECIDING / max(otherwise.deciding, 0.1)
