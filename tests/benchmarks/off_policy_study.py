@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA_DIR")
     parser.add_argument("--out", type=Path, metavar="FILE")
-    parser.add_argument("--replications", type=int, default=500)
+    parser.add_argument("--replications", type=int, default=400)
     parser.add_argument("--requests", type=int, default=3000, help="of one log")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()

@@ -282,52 +282,49 @@ def study_lines(report: StudyReport) -> list[str]:
     for name in ESTIMATORS:
         some = [cell for cell in enough if cell.estimator == name]
         covered = [cell.coverage for cell in some]
-        bias, rmse, width = (
-            np.mean([abs(getattr(cell, field)) for cell in some]) for field in ("bias", "rmse", "width")
-        )
+        bias, rmse, width = (np.mean([abs(getattr(cell, key)) for cell in some]) for key in ("bias", "rmse", "width"))
         share = f"{np.mean(covered):.1%}, {min(covered):.1%}, {max(covered):.1%}"
         lines.append(f"| {name} | {bias:.4f} | {rmse:.4f} | {share} | {width:.3f} |")
     lines += [
         "",
-        "| population | logging policy | metric | n eff. | bias | RMSE | coverage | width | better | wrong | cannot tell |",
+        "| population | logged by | metric | n eff. | bias | RMSE | coverage | width | better | wrong | cannot tell |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    groups = dict.fromkeys((cell.population, cell.logging, cell.metric) for cell in report.cells)
+    groups = dict.fromkeys(map(_group, report.cells))
     for group in groups:
-        cells = [
-            cell
-            for cell in report.cells
-            if (cell.population, cell.logging, cell.metric) == group and cell.estimator == DEFAULT
-        ]
-        verdicts = [cell for cell in report.verdicts if (cell.population, cell.logging, cell.metric) == group]
+        cells = [cell for cell in report.cells if cell.estimator == DEFAULT and _group(cell) == group]
+        verdicts = [each for each in report.verdicts if _group(each) == group]
         shown = [
             _range([cell.effective_sample_size for cell in cells], "{:.0f}"),
             _range([cell.bias for cell in cells], "{:+.3f}"),
             _range([cell.rmse for cell in cells], "{:.3f}"),
             _range([cell.coverage for cell in cells], "{:.1%}"),
             _range([cell.width for cell in cells], "{:.3f}"),
-            f"{np.mean([cell.share[str(Verdict.BETTER)] for cell in verdicts]):.0%}",
-            f"{max(cell.wrong for cell in verdicts):.1%}",
-            f"{np.mean([cell.share[str(Verdict.CANNOT_TELL)] for cell in verdicts]):.0%}",
+            f"{np.mean([each.share[str(Verdict.BETTER)] for each in verdicts]):.0%}",
+            f"{max(each.wrong for each in verdicts):.1%}",
+            f"{np.mean([each.share[str(Verdict.CANNOT_TELL)] for each in verdicts]):.0%}",
         ]
         lines.append(f"| {' | '.join((*group, *shown))} |")
-    better = [cell for cell in report.verdicts if cell.gain <= 0]
-    close = [cell for cell in better if abs(cell.gain) < CLOSE]
-    said = max((cell.share[str(Verdict.BETTER)] for cell in better), default=0.0)
-    told = [share for cell in report.verdicts if (share := cell.share[str(Verdict.BETTER)])]
+    said = [each.share[str(Verdict.BETTER)] for each in report.verdicts]
+    wrongly = [share for each, share in zip(report.verdicts, said, strict=True) if each.gain <= 0]
+    close = sum(-CLOSE < each.gain <= 0 for each in report.verdicts)
     lines += [
         "",
-        f"«Better» where it was not: at most {said:.1%} of the replications in any of {len(better)} such comparisons "
-        f"({len(close)} of them closer than {CLOSE:g}); of all that were called better, "
-        f"{sum(cell.share[str(Verdict.BETTER)] for cell in better) / max(sum(told), 1e-9):.2%} were not.",
+        f"«Better» where it was not: in at most {max(wrongly):.1%} of the replications of any of {len(wrongly)} such "
+        f"comparisons ({close} of them closer than {CLOSE:g}); of all that were called better, "
+        f"{sum(wrongly) / max(sum(said), 1e-9):.2%} were not.",
     ]
-    covered = [cell.coverage for cell in report.bounds]
-    if covered:
+    held = [cell.coverage for cell in report.bounds]
+    if held:
         lines.append(
-            f"Finite-sample bound: coverage {np.mean(covered):.1%}, least {min(covered):.1%}; "
+            f"Finite-sample bound: coverage {np.mean(held):.1%}, least {min(held):.1%}; "
             f"mean width {np.mean([cell.width for cell in report.bounds]):.3f}."
         )
     return lines
+
+
+def _group(cell: Cell | VerdictCell) -> tuple[str, str, str]:
+    return cell.population, cell.logging, cell.metric
 
 
 def _range(values: list[float], form: str) -> str:

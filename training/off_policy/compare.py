@@ -26,6 +26,9 @@ _SURE_OF_NOTHING = 0.5
 _HEADROOM = 1.1
 """More requests than the interval's width asks for, since that width is itself an estimate."""
 
+_POWER = 2.0
+"""More requests than put the end of the interval at zero, so that a difference is found four times in five."""
+
 
 class Verdict(StrEnum):
     """Of a policy against another."""
@@ -198,11 +201,9 @@ def _verdict(
     if otherwise.deciding < FEWEST_DECIDING:
         seen = f"what it does otherwise was seen on too few requests, worth {otherwise.deciding:.0f} of equal weight"
         thin = FEWEST_DECIDING / max(otherwise.deciding, 0.1)
-        return (
-            Verdict.CANNOT_TELL,
-            f"{seen}; {FEWEST_DECIDING} are needed",
-            max(thin, wide if math.isfinite(wide) else 0),
-        )
+        # A difference as large as it looks is found sooner than one that does not matter is ruled out.
+        apparent = _POWER * (half / abs(difference.estimate)) ** 2 if difference.estimate else math.inf
+        return Verdict.CANNOT_TELL, f"{seen}; {FEWEST_DECIDING} are needed", max(thin, min(wide, apparent))
     apart = f"the difference is {difference}"
     if difference.excludes_zero:
         better = (difference.estimate > 0) == standard.higher_is_better
