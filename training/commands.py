@@ -280,6 +280,11 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
             if target.promised:
                 found[f"{key}.promised_cost_usd_per_1000"] = target.promised.cost_usd_per_1000
                 found[f"{key}.promised_quality_kept"] = target.promised.quality_kept
+    if report.off_policy:
+        for name in ("success", "cost_usd", "cost_per_success_usd", "latency_ms"):
+            if figure := getattr(report.off_policy, name):
+                values = {key: getattr(figure, key) for key in ("value", "low", "high", "effective_sample_size")}
+                found |= {f"off_policy.{name}.{key}": value for key, value in values.items()}
     for magnitude in report.magnitudes:
         found[f"{magnitude.quantity}.relative_error"] = magnitude.estimates.relative_error
         found[f"{magnitude.quantity}.deviance_saved"] = magnitude.deviance_saved.estimate

@@ -59,7 +59,7 @@ class StudySettings:
     resamples: int = 600
     """Of one interval."""
     seed: int = 0
-    bounds: int = 100
+    bounds: int = 50
     """Replications with a finite-sample bound of the first target's success, which takes time."""
 
 
