@@ -16,6 +16,8 @@ from router_ml.types import Float64Array
 
 FEWEST_CLUSTERS = 8
 """Below that, a variance of cluster totals is a guess."""
+_ROUNDING = 1e-9
+"""Means of equal values differ in their last bits, and so little matters nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Estimate:
     @property
     def p_value(self) -> float:
         """Two-sided, of a truth of zero."""
-        if self.variance == 0:
-            return 1.0 if self.value == 0 else 0.0
+        if abs(self.value) < _ROUNDING:
+            return 1.0
         return float(2 * stats.t.sf(abs(self.value) / np.sqrt(self.variance), self.df))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
