@@ -75,6 +75,10 @@ class Totals:
         k = len(self.rows)
         return k / max(1, k - 1) * self.squares(self.mean) / self.n**2
 
+    def estimate(self) -> Estimate:
+        """The mean by itself."""
+        return Estimate(self.mean, self.variance(), self.df)
+
     def squares(self, mean: float) -> float:
         """Sum of the squared totals, less what this mean explains."""
         return float(((self.value - self.rows * mean) ** 2).sum())
@@ -89,9 +93,9 @@ def totals(values: Float64Array, cluster: NDArray[np.int64]) -> Totals:
 
 
 def means(current: Totals, reference: Totals) -> tuple[Estimate, Estimate]:
-    """The means of two samples, to be compared.
+    """The means of two samples, to be compared by a test.
 
-    Each one's variance is its own or the pooled one, whichever is larger: where an event is rare, a sample
+    Each one's variance is its own or that under no change, whichever is larger: where an event is rare, a sample
     without any has no variance of its own, and the ratio to it would be far too large. Approximately right from
     about `FEWEST_CLUSTERS` clusters; too cautious for rare events.
     """

@@ -43,9 +43,9 @@ class DriftSettings:
     false_alarms: float = 0.01
     """Probability, on a night on which nothing has changed, of any alarm at all."""
     prompts: float = 0.55
-    """How often the one of two prompts that is from tonight is told from the other; .5 is a guess."""
+    """How often the one of two sessions that is from tonight is told by its prompts; .5 is a guess."""
     segments: float = 0.03
-    """Change of a segment's share of requests."""
+    """Change of a segment's share of sessions."""
     success: float = 0.03
     """Change of a model's success where the champion expects none."""
     price: float = 1.05

@@ -122,9 +122,11 @@ class _Search:
 
     def means(self) -> Iterator[Finding]:
         """What tonight alone shows of every model and column."""
-        for kind, subject, totals, _, now, before in self._compared:
-            size = now.minus(before)
-            yield self._finding(kind, subject, size, size.p_value, int(totals.n), before.value, now.value)
+        for kind, subject, current, reference, now, before in self._compared:
+            tested = now.minus(before)
+            # The variance under no change is far too large for a price that has jumped, which has none at all.
+            size = current.estimate().minus(reference.estimate()) if kind in FACTORS else tested
+            yield self._finding(kind, subject, size, tested.p_value, int(current.n), before.value, now.value)
 
     def night_means(self, night: str) -> dict[str, NightMean]:
         """By figure, what is to be remembered of tonight."""

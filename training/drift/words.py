@@ -10,7 +10,7 @@ def in_words(finding: Finding, *, labels_changed: bool) -> str:
     what = _WHAT[finding.kind](finding)
     since = f"since {finding.since}" + (f", over {finding.nights} nights" if finding.nights > 1 else "")
     if finding.low is not None and finding.high is not None:
-        since += f"; 95 % interval {_size(finding, finding.low)} to {_size(finding, finding.high)}"
+        since += f"; 95 % interval {_interval(finding, finding.low, finding.high)}"
     if finding.alarm:
         advice = _advice(finding)
         if labels_changed and finding.kind is Kind.SUCCESS:
@@ -18,18 +18,26 @@ def in_words(finding: Finding, *, labels_changed: bool) -> str:
     elif finding.beyond_noise and finding.matters:
         advice = "the catalog says so by now, so there is nothing to do"
     elif finding.beyond_noise:
-        advice = f"beyond noise, but less than {_size(finding, finding.floor)}, so it does not matter"
+        advice = f"beyond noise, but less than {_floor(finding)}, so it does not matter"
     else:
         advice = "within noise"
     return f"{what} ({since}): {advice}"
 
 
-def _size(finding: Finding, value: float) -> str:
+def _interval(finding: Finding, low: float, high: float) -> str:
     if finding.kind in FACTORS:
-        return f"x {value:.2f}"
+        return f"{low:.2f} to {high:.2f} times"
     if finding.kind is Kind.PROMPTS:
-        return f"{value:.0%}"
-    return f"{100 * value:+.1f} points"
+        return f"{low:.0%} to {high:.0%}"
+    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+
+
+def _floor(finding: Finding) -> str:
+    if finding.kind in FACTORS:
+        return f"{100 * (finding.floor - 1):.0f} %"
+    if finding.kind is Kind.PROMPTS:
+        return f"{finding.floor:.0%} of pairs"
+    return f"{100 * finding.floor:.0f} points"
 
 
 def _moved(finding: Finding) -> str:
@@ -48,8 +56,10 @@ def _presence(what: str, finding: Finding) -> str:
 
 
 _WHAT = {
-    Kind.PROMPTS: lambda f: f"prompts differ: tonight's can be told in {f.size:.0%} of pairs, 50 % were a guess",
-    Kind.SEGMENTS: lambda f: f"segments have moved, most of all `{f.subject}`, {_moved(f)} of the requests",
+    Kind.PROMPTS: lambda f: (
+        f"prompts differ: of two sessions tonight's is told in {f.size:.0%} of cases, 50 % is a guess"
+    ),
+    Kind.SEGMENTS: lambda f: f"segments have moved, most of all `{f.subject}`, {_moved(f)} of the sessions",
     Kind.SUCCESS: lambda f: f"`{f.subject}` succeeds {_points(f.size)} often on like prompts",
     Kind.PRICE: lambda f: f"`{f.subject}` costs {f.now or 0:.2f} times its catalog price, {f.before or 0:.2f} before",
     Kind.OUTPUT_LENGTH: lambda f: f"answers of `{f.subject}` are {f.size:.2f} times as long on like prompts",

@@ -272,6 +272,10 @@ def _check(world: World, settings: TrafficSettings) -> None:
     providers = {offer.provider for offer in cheapest_offers(world.catalog)}
     if settings.outage is not None and settings.outage.provider not in providers:
         raise InputError(f"`{settings.outage.provider}` is not a provider of the catalog's cheapest offers {providers}")
+    _check_drift(settings)
+
+
+def _check_drift(settings: TrafficSettings) -> None:
     if settings.prompt_drift is not None and not 0 < settings.prompt_drift.share <= 1:
         raise InputError(f"`share` of a drift of prompts must be in (0, 1], found {settings.prompt_drift.share}")
     if settings.longer_answers is not None and not settings.longer_answers.factor > 0:
