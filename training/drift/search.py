@@ -33,7 +33,9 @@ def find_drift(
     """Compare tonight's rows with those of the night before and with those that the champion was judged on.
 
     `training` are rows that the champion did not fit on, as `observe` says; either reference may be lacking.
-    `night` names tonight, e.g. its date, and `state` is that of the report of the night before.
+    `night` names tonight, e.g. its date, and `state` is that of the report of the night before, `DriftState.empty()`
+    on the first night. Without any state the label rate is compared with that of the references; with one, with
+    what it was on the night before, since outcomes come in late and the newest day has always fewer of them.
 
     On a night on which nothing has changed the probability of any alarm is at most `settings.false_alarms`: half
     of it belongs to the tests since last night, half to those since training (success and length also over the
@@ -41,7 +43,7 @@ def find_drift(
     other. Over N nights that makes N times as many false alarms at most on average; they come in clumps, since
     nights share a reference. What has alarmed over several nights begins anew, so that it is not told twice.
     """
-    settings, state = settings or DriftSettings(), state or DriftState.empty()
+    settings, remembered = settings or DriftSettings(), state or DriftState.empty()
     references = {LAST_NIGHT: last_night, TRAINING: training}
     found: list[Finding] = []
     notes: list[str] = []
@@ -55,19 +57,25 @@ def find_drift(
         tests = [*search.mixture(), *search.presence(), *search.means()]
         if since == TRAINING:
             tonight = search.night_means(night)
-            tests += search.over_nights(tonight, state)
-        if not state.nights.get(Kind.LABELS) or since == LAST_NIGHT:
-            tests += search.labels(state.of(Kind.LABELS, night))
+            tests += search.over_nights(tonight, remembered)
+        if state is None:
+            tests += search.labels()
+        elif since == LAST_NIGHT:
+            tests += search.labels_as_they_stood(remembered.of(Kind.LABELS, night))
         n_tests[since] = len(tests)
         notes += search.notes
         found += _one_each(_judged(tests, settings.false_alarms / 2))
-    told = frozenset(figure_name(one.kind, one.subject) for one in found if one.alarm and one.since == TRAINING)
+    told = frozenset(
+        figure_name(one.kind, one.subject)
+        for one in found
+        if one.alarm and one.since == TRAINING and one.kind in _REMEMBERED
+    )
     labels = label_totals(current)
     if len(labels.rows) >= FEWEST_CLUSTERS:
         tonight[Kind.LABELS] = NightMean(night, labels.mean, labels.variance(), labels.df, labels.n, 0.0, 1.0)
     late = any(one.kind is Kind.LABELS and one.alarm for one in found)
     findings = tuple(replace(one, words=in_words(one, labels_changed=late)) for one in found)
-    kept = remember(state, tonight, night, told)
+    kept = remember(remembered, tonight, night, told)
     return DriftReport(night, settings.false_alarms, findings, n_tests, tuple(dict.fromkeys(notes)), kept)
 
 
@@ -153,20 +161,25 @@ class _Search:
                 finding = self._finding(kind, subject, size, size.p_value, n_rows, before.value, now)
                 yield replace(finding, nights=window)
 
-    def labels(self, nights: tuple[NightMean, ...]) -> Iterator[Finding]:
-        """The share of known outcomes; where a night before is remembered, as it stood on that night.
+    def labels(self) -> Iterator[Finding]:
+        """The share of known outcomes, where all have come in."""
+        totals = label_totals(self._current), label_totals(self._reference)
+        if min(len(each.rows) for each in totals) >= FEWEST_CLUSTERS:
+            yield self._label_rate(*means(*totals), int(totals[0].n))
 
-        Outcomes come in late, so tonight's share is always below that of days whose outcomes have all come.
-        """
-        now, before = label_totals(self._current), label_totals(self._reference)
-        if min(len(now.rows), len(before.rows)) < FEWEST_CLUSTERS:
-            return
-        share, other = means(now, before)
-        if nights:
-            last = nights[-1]
-            other = Estimate(last.value, max(last.variance, share.variance * now.n / last.rows), last.df)
-        size = share.minus(other)
-        yield self._finding(Kind.LABELS, "", size, size.p_value, int(now.n), other.value, share.value)
+    def labels_as_they_stood(self, nights: tuple[NightMean, ...]) -> Iterator[Finding]:
+        """The share of known outcomes, beside that which the night before had found of its newest day."""
+        totals = label_totals(self._current)
+        if nights and len(totals.rows) >= FEWEST_CLUSTERS:
+            last, now = nights[-1], totals.estimate()
+            # As in `means`: a share of all or nothing has no variance of its own.
+            spread = max(now.variance * totals.n, last.variance * last.rows)
+            before = Estimate(last.value, spread / last.rows, last.df)
+            yield self._label_rate(replace(now, variance=spread / totals.n), before, int(totals.n))
+
+    def _label_rate(self, now: Estimate, before: Estimate, n_rows: int) -> Finding:
+        size = now.minus(before)
+        return self._finding(Kind.LABELS, "", size, size.p_value, n_rows, before.value, now.value)
 
     def _finding(
         self,
