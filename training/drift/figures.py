@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,18 @@ _MOST_BILLED = 0.5
 """From that share of the priced rows on, both samples are priced by logged tokens alone, which has no noise."""
 
 
-def figures(current: Observed, reference: Observed) -> Iterator[tuple[Kind, str, Totals, Totals]]:
-    """Kind, subject and both totals of each mean that may have changed.
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One mean of both samples."""
+
+    kind: Kind
+    subject: str
+    current: Totals
+    reference: Totals
+
+
+def figures(current: Observed, reference: Observed) -> Iterator[Figure]:
+    """Each mean that may have changed.
 
     Success, length and price are residuals of what is expected of the row's own prompt and model. So it does not
     matter with which probability the logging policy chose the model for a prompt, as long as it chose by what the
@@ -27,15 +38,14 @@ def figures(current: Observed, reference: Observed) -> Iterator[tuple[Kind, str,
     values = [_by_model(each, by_tokens=by_tokens) for each in (current, reference)]
     for kind in values[0]:
         for model in sorted(set(current.model.tolist()) & set(reference.model.tolist())):
-            yield (
-                kind,
-                model,
-                _totals(values[0][kind], current, current.model == model),
-                _totals(values[1][kind], reference, reference.model == model),
+            now, before = (
+                _totals(one[kind], each, each.model == model)
+                for one, each in zip(values, (current, reference), strict=True)
             )
+            yield Figure(kind, model, now, before)
     for name in current.missing:
         if name != "success":  # the label rate
-            yield Kind.MISSING, name, _missing(current, name), _missing(reference, name)
+            yield Figure(Kind.MISSING, name, _missing(current, name), _missing(reference, name))
 
 
 def label_totals(observed: Observed) -> Totals:

@@ -99,7 +99,7 @@ class Finding:
     p_value: float
     """Of no change, before any correction for the number of tests."""
     n_rows: int
-    """Rows of tonight that it rests on."""
+    """Rows of these nights that it rests on."""
     nights: int = 1
     """Nights up to tonight that it rests on."""
     beyond_noise: bool = False

@@ -84,10 +84,10 @@ class _Search:
 
     def __init__(self, current: Observed, reference: Observed, since: str, settings: DriftSettings) -> None:
         self._current, self._reference, self._since, self._settings = current, reference, since, settings
-        self._compared = [
-            (kind, subject, now, before, *means(now, before))
-            for kind, subject, now, before in figures(current, reference)
-            if min(len(now.rows), len(before.rows)) >= FEWEST_CLUSTERS
+        self._figures = [
+            figure
+            for figure in figures(current, reference)
+            if min(len(figure.current.rows), len(figure.reference.rows)) >= FEWEST_CLUSTERS
         ]
         self.notes: list[str] = []
 
@@ -130,35 +130,40 @@ class _Search:
 
     def means(self) -> Iterator[Finding]:
         """What tonight alone shows of every model and column."""
-        for kind, subject, current, reference, now, before in self._compared:
+        for one in self._figures:
+            now, before = means(one.current, one.reference)
             tested = now.minus(before)
             # The variance under no change is far too large for a price that has jumped, which has none at all.
-            size = current.estimate().minus(reference.estimate()) if kind in FACTORS else tested
-            yield self._finding(kind, subject, size, tested.p_value, int(current.n), before.value, now.value)
+            own = one.kind in FACTORS
+            size = one.current.estimate().minus(one.reference.estimate()) if own else tested
+            yield self._finding(
+                one.kind, one.subject, size, tested.p_value, int(one.current.n), before.value, now.value
+            )
 
     def night_means(self, night: str) -> dict[str, NightMean]:
         """By figure, what is to be remembered of tonight."""
-        return {
-            figure_name(kind, subject): NightMean(
-                night, now.value - before.value, now.variance, now.df, totals.n, before.variance, before.df
-            )
-            for kind, subject, totals, _, now, before in self._compared
-            if kind in _REMEMBERED
-        }
+        found = {}
+        for one in self._figures:
+            if one.kind in _REMEMBERED:
+                now, before = means(one.current, one.reference)
+                value = now.value - before.value
+                found[figure_name(one.kind, one.subject)] = NightMean(
+                    night, value, now.variance, now.df, one.current.n, before.variance, before.df
+                )
+        return found
 
     def over_nights(self, tonight: dict[str, NightMean], state: DriftState) -> Iterator[Finding]:
         """What tonight and the nights before show together."""
-        for kind, subject, totals, _, _, before in self._compared:
-            mean = tonight.get(figure_name(kind, subject))
-            if mean is None:
+        for one in self._figures:
+            figure, before = figure_name(one.kind, one.subject), one.reference.mean
+            if figure not in tonight:
                 continue
-            nights = (*state.of(figure_name(kind, subject), mean.night), mean)
+            nights = (*state.of(figure, tonight[figure].night), tonight[figure])
             for window in WINDOWS[1:]:
                 if len(nights) < window:
                     break
-                size = pooled(nights[-window:])
-                now, n_rows = before.value + size.value, int(totals.n)
-                finding = self._finding(kind, subject, size, size.p_value, n_rows, before.value, now)
+                size, n_rows = pooled(nights[-window:]), int(sum(mean.rows for mean in nights[-window:]))
+                finding = self._finding(one.kind, one.subject, size, size.p_value, n_rows, before, before + size.value)
                 yield replace(finding, nights=window)
 
     def labels(self) -> Iterator[Finding]:
