@@ -156,12 +156,20 @@ def test_a_moved_mix_names_the_segment_that_moved_most() -> None:
     assert len(moved) == 1 and abs(moved[0].size) == pytest.approx(0.4, abs=0.1)
 
 
-def test_what_is_beyond_noise_and_too_small_alarms_no_one() -> None:
-    report = drift(changed(made(3), "tiny", "cost_usd", 1.01))
-    price = the(report, Kind.PRICE, "tiny")
-    assert price.beyond_noise and not price.alarm and price.size == pytest.approx(1.01)
-    assert "it does not matter" in price.words
-    assert report.alarms == () and report.lines()[0].startswith("no drift that matters: `tiny` costs 1.01 times")
+@pytest.mark.parametrize(
+    ("column", "kind", "words"),
+    [
+        ("cost_usd", Kind.PRICE, "`tiny` costs 1.02 times"),
+        ("expected_tokens", Kind.OUTPUT_LENGTH, "answers of `tiny` are 0.98 times"),
+    ],
+)
+def test_what_is_beyond_noise_and_too_small_alarms_no_one(column: str, kind: Kind, words: str) -> None:
+    night, training = (replace(one, expected_tokens=one.output_tokens) for one in (made(3), made(2, 1200)))
+    report = drift(changed(night, "tiny", column, 1.02), last_night=None, training=training)
+    (found,) = [one for one in report.findings if one.beyond_noise]
+    assert (found.kind, found.subject, found.alarm) == (kind, "tiny", False)
+    assert "it does not matter" in found.words
+    assert report.lines()[0].startswith(f"no drift that matters: {words}")
 
 
 def test_a_price_that_the_catalog_has_followed_is_no_alarm() -> None:
@@ -170,6 +178,21 @@ def test_a_price_that_the_catalog_has_followed_is_no_alarm() -> None:
     price = the(report, Kind.PRICE, "tiny")
     assert price.beyond_noise and not price.alarm
     assert "nothing to do" in price.words
+
+
+def test_a_price_that_has_jumped_is_known_exactly() -> None:
+    price = the(drift(changed(made(3), "tiny", "cost_usd", 0.5)), Kind.PRICE, "tiny")
+    assert (price.low, price.high) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert (price.before, price.now) == (pytest.approx(1.0), pytest.approx(0.5))
+
+
+def test_a_rare_model_that_no_one_called_tonight_is_not_gone() -> None:
+    before = made(2, 1200)
+    rare = np.arange(len(before)) < 24  # of six sessions, 2 % of the requests
+    report = drift(made(3), last_night=None, training=replace(before, model=np.where(rare, "rare", before.model)))
+    found = the(report, Kind.MODEL_PRESENCE, "rare")
+    assert found.matters and not found.beyond_noise
+    assert report.alarms == ()
 
 
 def test_prices_are_judged_by_logged_tokens_where_most_rows_have_them() -> None:
@@ -355,6 +378,19 @@ def test_rows_are_observed_beside_what_the_bundle_expects_of_them(tiny_bundle: P
     assert found.missing["cost_usd"].tolist() == [False, True, False, False]
     assert found.vector is not None
     assert np.linalg.norm(found.vector[found.prompt], axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_tokens_from_a_prompt_cache_are_priced_as_such(tiny_bundle: Path) -> None:
+    table = rows(
+        ["bab bac deb"],
+        model=["small"],
+        offer=["small@eu"],
+        input_tokens=[1000],
+        cached_input_tokens=[800],
+        output_tokens=[100],
+    )
+    found = observe(table, Router.load(tiny_bundle))
+    assert found.expected_cost[0] == pytest.approx((200 * 0.25 + 800 * 0.025 + 100 * 1.0) / 1e6)
 
 
 def test_rows_without_tokens_are_priced_by_the_champion_s_expectation(tiny_bundle: Path) -> None:
