@@ -54,7 +54,7 @@ def find_drift(
             notes.append(f"nothing to compare with since {since}")
             continue
         search = _Search(current, reference, since, settings)
-        tests = [*search.mixture(), *search.presence(), *search.means()]
+        tests = [*search.mixture(), *search.presence(), *search.tonight()]
         if since == TRAINING:
             tonight = search.night_means(night)
             tests += search.over_nights(tonight, remembered)
@@ -128,7 +128,7 @@ class _Search:
         absent = 0 if clusters[0] == 0 else 1
         return min(1.0, 2 * float(hypergeom.pmf(0, sum(of_all), sum(clusters), of_all[absent])))
 
-    def means(self) -> Iterator[Finding]:
+    def tonight(self) -> Iterator[Finding]:
         """What tonight alone shows of every model and column."""
         for one in self._figures:
             now, before = means(one.current, one.reference)
