@@ -18,6 +18,7 @@ from router_ml.types import Float32Array
 from training.dataset import Dataset, build_dataset
 from training.evaluate import Judgement, SegmentMeans, evaluate, held_of
 from training.export import estimates_of
+from training.labels import Labels, LabelSettings
 from training.outcomes import ReadReport, read_outcomes
 from training.split import TEST, SplitSettings, assign_split
 
@@ -67,7 +68,10 @@ def appraise(
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
     size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
     text = _GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
-    data = build_dataset(table.batches(), text)
+    labels = Labels(LabelSettings.from_dict(manifest.split.get("labels")))
+    data = build_dataset(labels.watch(table.batches()), text)
+    mature, notes = labels.mature()
+    data = data.where(mature)
     strange = [name for name in data.models if name not in manifest.models]
     rows, words = _held_rows(data, opened, settings)
     data = data.where(rows).keep_models(manifest.models).keep_segments(manifest.segments)
@@ -83,7 +87,10 @@ def appraise(
     used, baseline = catalog or opened.catalog, _baseline(manifest.baseline)
     judgement = evaluate(used, manifest.models, opened.points, estimates, held_of(data, index), baseline)
     if strange:
-        note = f"in the logs but unknown to the version, so left out: {', '.join(strange)}"
+        notes.append(f"in the logs but unknown to the version, so left out: {', '.join(strange)}")
+    if rests_on := opened.manifest.verdict.get("rests_on"):
+        notes.append(f"of this version's training: {rests_on}")
+    for note in notes:
         judgement = replace(judgement, report=judgement.report.with_note(note))
     return Appraisal(judgement, table.report, words)
 

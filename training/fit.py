@@ -112,11 +112,18 @@ class SuccessFit:
     """Of the same prompts."""
     p_success: Float64Array
     """[len(index), m], out of fold but for the calibration's two numbers a model."""
+    shrinkage: LinearSettings
+    """Of the linear layer, as given or as chosen."""
 
 
-def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> SuccessFit:
-    """Fit on all rows of `data` with known success; `vocabulary` is the number of token ids."""
-    success, count = data.cells(data.rows.success)
+def fit_success(
+    data: Dataset, *, vocabulary: int, settings: FitSettings, weight: Float64Array | None = None
+) -> SuccessFit:
+    """Fit on all rows of `data` with known success; `vocabulary` is the number of token ids.
+
+    `weight` [r], above zero: how many outcomes each row stands for; None: one each.
+    """
+    success, count = data.cells(data.rows.success, weight)
     index = np.flatnonzero(count.sum(axis=1) > 0)
     success, count = success[index], count[index]
     prompts, n_segments = data.prompts, len(data.segments)
@@ -144,7 +151,7 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
     booster, scores = _boost(rows, success, count, fold, settings.trees)
     calibration = fit_calibration(logits + scores, success, count)
     model = SuccessModel(linear, log_odds, booster, calibration, settings.trees.n_threads)
-    return SuccessFit(model, index, rows, calibration.apply(logits + scores))
+    return SuccessFit(model, index, rows, calibration.apply(logits + scores), chosen)
 
 
 def _choose_linear(
