@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from router_ml.bundle import Manifest
 from router_ml.catalog import Catalog
@@ -117,6 +118,12 @@ class Trained:
 
 def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
     """From outcome tables to a trained version. InputError and GateError say what stands in the way."""
+    # Sums that several threads share differ in their last bits with the number of threads: same inputs, same bundle.
+    with threadpool_limits(1, user_api="blas"):
+        return _train(logs, catalog, settings, rejects, say)
+
+
+def _train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
     say("reading the logs")
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
     labels = Labels(settings.labels)
