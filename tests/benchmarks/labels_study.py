@@ -90,9 +90,8 @@ def main() -> None:
         else:
             gain, bias, rows = np.array(found).T
             error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.nan
-            print(
-                f"| {name} | {gain.mean():+.4f} (±{error:.4f}) | {bias.mean():+.3f} | {rows.mean():,.0f} |", flush=True
-            )
+            figures = f"{gain.mean():+.4f} (±{error:.4f}) | {bias.mean():+.3f} | {rows.mean():,.0f}"
+            print(f"| {name} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

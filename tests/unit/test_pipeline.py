@@ -152,7 +152,7 @@ def test_late_rows_are_held_back_in_training_and_in_evaluation(trained: Callable
         row |= {"success": None} if late else {"reported_at": reported.isoformat()}
     found = trained(rows)
     held = [note for note in found.notes if "younger than 40.0 hours" in note]
-    assert held and sum(found.n_rows.values()) == 1000 - 80
+    assert held and sum(found.n_rows.values()) == 1000 - 78
     found.write(tmp_path / "bundle")
     from router_ml import bundle
 
