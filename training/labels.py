@@ -167,17 +167,25 @@ class Labels:
         return ~young, notes
 
     def _check_one_sided(self) -> None:
-        for name, count in self._counts.items():
-            seldom = count.known < _SELDOM * count.rows
-            failing = count.successes <= _ONE_SIDED * count.known
-            if count.known >= _FEWEST_KNOWN and seldom and failing and self._settings.of(name) is None:
-                where, option = (f"in segment `{name}` ", f"{name}=") if name else ("", "")
-                raise InputError(
-                    f"{where}{count.known:,} of {count.rows:,} rows have a known outcome, and nearly all are failures: "
-                    "it looks as if only complaints are reported, which would teach that every model fails. If silence "
-                    f"means success, say --unreported {option}success; if the known rows are a fair sample, "
-                    f"--unreported {option}unknown"
-                )
+        doubtful = [
+            name for name, count in self._counts.items() if self._settings.of(name) is None and _one_sided(count)
+        ]
+        if not doubtful:
+            return
+        everywhere = len(doubtful) == len(self._counts) or "" in doubtful
+        names = tuple(self._counts) if everywhere else (doubtful[0],)
+        rows, known = (sum(getattr(self._counts[name], field) for name in names) for field in ("rows", "known"))
+        where, option = ("", "") if everywhere else (f"in segment `{names[0]}` ", f"{names[0]}=")
+        raise InputError(
+            f"{where}{known:,} of {rows:,} rows have a known outcome, and nearly all are failures: it looks as if only "
+            "complaints are reported, which would teach that every model fails. If silence means success, say "
+            f"--unreported {option}success; if the known rows are a fair sample, --unreported {option}unknown"
+        )
+
+
+def _one_sided(count: _Count) -> bool:
+    failing = count.successes <= _ONE_SIDED * count.known
+    return count.known >= _FEWEST_KNOWN and count.known < _SELDOM * count.rows and failing
 
 
 def _delay(time: NDArray[np.int64], reported: NDArray[np.int64], success: Float64Array, latest: int) -> float:

@@ -60,9 +60,10 @@ def fill_outcomes(
     if weighted.any():
         corrected, n_rows = doubly_robust(data, index, p_success, weighted, floor=_FLOOR_PROPENSITY)
         filled = np.where(n_rows[:, None] > 0, corrected, filled)
-        sure = weighted & (data.rows.propensity == 1.0)
-        if (n_rows > 0).all() and sure.sum() < 0.5 * weighted.sum():
-            basis = f"doubly robust by {propensities} propensities"
+        sure, share = weighted & (data.rows.propensity == 1.0), (n_rows > 0).mean()
+        if sure.sum() < 0.5 * weighted.sum():
+            rest = f" on {share:.1%} of the prompts; on the others {basis}" if share < 1 else ""
+            basis = f"doubly robust by {propensities} propensities{rest}"
     return Outcomes(filled, np.where(np.isnan(cost), expected_cost, cost), basis)
 
 

@@ -1,8 +1,8 @@
 """What late and missing outcomes do to training: `python tests/benchmarks/labels_study.py [--seeds N]`.
 
-Ten days of simulated traffic, 500 requests a day, one model each, in which failures are reported within hours and
-successes within days, or one failure in two is complained about and nothing else reported. Fitted as it stands and as
-`train` handles it, judged on 1,500 other prompts whose true success is known.
+Ten days of simulated traffic, 500 requests a day, one model each, in which failures are reported after an hour
+and successes after half a day on average, or one failure in two is complained about and nothing else reported. Fitted
+as it stands and as `train` handles it, judged on 1,500 other prompts whose true success is known.
 """
 
 from __future__ import annotations

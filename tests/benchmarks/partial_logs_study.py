@@ -189,7 +189,7 @@ def tables(paths: list[Path], columns: list[str], encoder: Encoder, scratch: Pat
         batches = read_outcomes([path], prompt_column=column, rejects=scratch / "rejects.jsonl").batches
         return lambda: complete(build_dataset(batches(), encoder))
 
-    return {path.stem: reader(path) for path in (*paths, simulated)}
+    return {path.stem: reader(path) for path in (simulated, *paths)}
 
 
 def main() -> None:
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--prompt-column", action="append", help="first of these that a table holds; default prompt")
+    parser.add_argument("--policy", action="append", choices=POLICIES, help="may be repeated; default: all")
     args = parser.parse_args()
     encoder = prepare_encoder(EncoderSettings())
     head = ("table", "logging policy", "full", *METHODS, "logged - naive", "estimated - naive", "weights chosen")
@@ -206,7 +207,7 @@ def main() -> None:
         for name, make in read.items():
             data = make()
             cases = [part(data, encoder.tokenizer.vocabulary_size, seed) for seed in range(args.seeds)]
-            for policy in POLICIES:
+            for policy in args.policy or POLICIES:
                 found = [play(full, policy_of(policy, full), seed) for seed, full in enumerate(cases)]
                 gain = {key: np.array([each[key] for each in found]) for key in found[0]}
                 whole = np.mean([full.gain for full in cases])

@@ -48,7 +48,7 @@ class Reporting:
 
 REPORTING: dict[str, Reporting | None] = {
     "at-once": None,
-    "late": Reporting(success_hours=48.0, failure_hours=2.0),
+    "late": Reporting(success_hours=12.0, failure_hours=1.0),
     "complaints": Reporting(success_share=0.0, failure_share=0.5, failure_hours=6.0),
 }
 """Kinds by the name that the command line takes."""
