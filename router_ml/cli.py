@@ -13,7 +13,7 @@ from typing import Any
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
-from router_ml.option_types import confidence, dollars, positive_int, share
+from router_ml.option_types import confidence, dollars, hours, positive_int, share
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -210,6 +210,13 @@ def _add_simulate(commands: Any) -> None:
     )
     parser.add_argument("--outage", action="store_true", help="after a third the ablest model fails for six hours")
     parser.add_argument("--new-model", action="store_true", help="one model appears after two thirds of the days")
+    parser.add_argument(
+        "--reporting",
+        choices=("at-once", "late", "complaints"),
+        default="at-once",
+        help="late: failures are reported after an hour, successes after half a day on average; complaints: one "
+        "failure in two is reported, and nothing else; default at-once: all",
+    )
     parser.add_argument("--truth", type=Path, metavar="FILE", help="also write true success and cost, as Parquet")
 
 
@@ -258,6 +265,20 @@ def _add_train(commands: Any) -> None:
         default="auto",
         help="held out: what the logs' own `split` column says, the newest rows, or random prompts; "
         "auto: the first that applies",
+    )
+    parser.add_argument(
+        "--unreported",
+        action="append",
+        default=[],
+        metavar="[SEGMENT=]MEANING",
+        help="what a row without a reported outcome stands for: success, failure, or unknown (default); with SEGMENT= "
+        "for one segment alone; may be repeated",
+    )
+    parser.add_argument(
+        "--label-delay",
+        type=hours,
+        metavar="HOURS",
+        help="how long outcomes take to be reported: younger rows are left out; default: as `reported_at` tells",
     )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--name", default="router", help="registered model; default router")

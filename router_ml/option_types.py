@@ -57,6 +57,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def hours(text: str) -> float:
+    """0 or more."""
+    value = _number(text, float)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of hours, 0 or more, found {text}")
+    return value
+
+
 def positive_int(text: str) -> int:
     """1 or more."""
     value = _number(text, int)

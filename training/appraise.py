@@ -19,6 +19,7 @@ from router_ml.types import Estimates, Float32Array
 from training.dataset import Dataset, build_dataset
 from training.evaluate import Judgement, SegmentMeans, evaluate, held_of
 from training.export import estimates_of
+from training.labels import Labels, LabelSettings
 from training.off_policy.policy_report import report_policy
 from training.outcomes import ReadReport, read_outcomes
 from training.split import TEST, SplitSettings, assign_split
@@ -67,8 +68,8 @@ class Estimated:
     read: ReadReport
     rows_used: str
     """Which rows, in words."""
-    strange: tuple[str, ...]
-    """Models of the logs that the version does not know; their rows are left out."""
+    notes: tuple[str, ...]
+    """What a person should know of the rows."""
 
 
 def estimate_logs(
@@ -80,8 +81,14 @@ def estimate_logs(
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
     size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
     text = GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
-    data = build_dataset(table.batches(), text)
-    strange = tuple(name for name in data.models if name not in manifest.models)
+    labels = Labels(LabelSettings.from_dict(manifest.split.get("labels")))
+    data = build_dataset(labels.watch(table.batches()), text)
+    mature, notes = labels.mature()
+    data = data.where(mature)
+    if strange := [name for name in data.models if name not in manifest.models]:
+        notes.append(f"in the logs but unknown to the version, so left out: {', '.join(strange)}")
+    if rests_on := manifest.verdict.get("rests_on"):
+        notes.append(f"of this version's training: {rests_on}")
     rows, words = _held_rows(data, opened, settings)
     data = data.where(rows).keep_models(manifest.models).keep_segments(manifest.segments)
     if not (~np.isnan(data.rows.success)).any():
@@ -93,7 +100,7 @@ def estimate_logs(
     index = data.prompts_with_rows()
     pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
     estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
-    return Estimated(data, index, estimates, table.report, words, strange)
+    return Estimated(data, index, estimates, table.report, words, tuple(notes))
 
 
 def appraise(
@@ -114,8 +121,8 @@ def appraise(
     # The catalog of the day of each decision is not in the table: prices are those of the catalog given.
     off_policy = report_policy(data, found.index, Policy(used, manifest.models, opened.points), estimates)
     report = judgement.report.with_off_policy(off_policy)
-    if found.strange:
-        report = report.with_note(f"in the logs but unknown to the version, so left out: {', '.join(found.strange)}")
+    for note in found.notes:
+        report = report.with_note(note)
     return Appraisal(replace(judgement, report=report), found.read, found.rows_used)
 
 

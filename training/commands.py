@@ -25,6 +25,7 @@ from training.encoder import DEFAULT_TEACHER, EncoderKind, EncoderSettings
 from training.evaluate import EvaluationReport, Judgement
 from training.fit import FitSettings
 from training.ingest import ingest_journal
+from training.labels import LabelSettings
 from training.off_policy.policy_rows import NotJudged, policy_rows
 from training.outcomes import read_outcomes, write_outcomes
 from training.pipeline import Trained, TrainSettings
@@ -36,6 +37,7 @@ from training.registry import register as register_version
 from training.report import evaluation_lines, training_dict, training_lines
 from training.sources import REJECTS_SUFFIX
 from training.split import SplitSettings
+from training.synthetic.reporting import REPORTING
 from training.synthetic.simulate import SimulateSettings, run_simulate
 
 
@@ -50,6 +52,7 @@ def simulate(args: argparse.Namespace) -> None:
         price_change=args.price_change,
         outage=args.outage,
         new_model=args.new_model,
+        reporting=REPORTING[args.reporting],
         catalog=read_catalog(args.catalog),
     )
     report = run_simulate(args.out, settings, truth=args.truth, progress=lambda day, days: say(f"day {day} of {days}"))
@@ -88,6 +91,7 @@ def train(args: argparse.Namespace) -> None:
         rule=Rule(args.rule),
         confidence=args.confidence,
         prompt_column=args.prompt_column,
+        labels=LabelSettings.declared(args.unreported, args.label_delay),
     )
     rejects = (args.out.parent if args.out else Path()) / f"train{REJECTS_SUFFIX}"
     trained = run_train(args.logs, read_catalog(args.catalog), settings, rejects, say)

@@ -18,6 +18,8 @@ from training.operating import doubly_robust
 _MOST_HOLES = 0.1
 """Unknown outcomes count against every setting; with more of them nothing would be left to promise."""
 _LEAST_FLOOR = 0.01
+_FAR = 3.0
+"""Standard errors."""
 _BELOW_SEEN = 0.8
 """The floor asked of tested rows, as a share of the smallest propensity among the rows fitted on."""
 
@@ -148,4 +150,14 @@ def _no_overlap(
     if seen.min() < max(1.0, least):
         name = data.models[offered[seen.argmin()]]
         return f"`{name}` answered {seen.min()} of the {len(model):,} requests to tune on, too few for propensities"
+    # 1 on average where a model has a chance on every prompt, else the share of the prompts where it has one: what
+    # exploration leaves out as too dear or too unlikely shows in no single propensity.
+    for j in offered:
+        weight = np.where(model == j, 1 / propensity, 0.0)
+        support, error = float(weight.mean()), float(weight.std() / np.sqrt(len(weight)))
+        if support < 1 - _FAR * error:
+            return (
+                f"`{data.models[j]}` had a chance on about {support:.0%} of the requests to tune on alone; a promise "
+                "takes a chance of every offered model on each"
+            )
     return None

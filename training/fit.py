@@ -114,13 +114,18 @@ class SuccessFit:
     """[len(index), m], out of fold but for the calibration's two numbers a model."""
     count: Float64Array
     """[len(index), m], outcomes of each prompt on each model."""
-    linear: LinearSettings
-    """The shrinkage that was chosen."""
+    shrinkage: LinearSettings
+    """Of the linear layer, as given or as chosen."""
 
 
-def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> SuccessFit:
-    """Fit on all rows of `data` with known success; `vocabulary` is the number of token ids."""
-    success, count = data.cells(data.rows.success)
+def fit_success(
+    data: Dataset, *, vocabulary: int, settings: FitSettings, weight: Float64Array | None = None
+) -> SuccessFit:
+    """Fit on all rows of `data` with known success; `vocabulary` is the number of token ids.
+
+    `weight` [r], above zero: how many outcomes each row stands for; None: one each.
+    """
+    success, count = data.cells(data.rows.success, weight)
     index = np.flatnonzero(count.sum(axis=1) > 0)
     success, count = success[index], count[index]
     prompts, n_segments = data.prompts, len(data.segments)

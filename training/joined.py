@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -57,6 +57,8 @@ class _Answer:
     model: str
     outcome: log_pb2.OutcomeRecord
     """All that was reported of this offer, merged."""
+    reported_micros: int | None = None
+    """When its success was last reported."""
 
 
 def join(decision: log_pb2.DecisionRecord, reports: Iterable[log_pb2.OutcomeRecord]) -> Joined:
@@ -100,7 +102,8 @@ def _answers(
         # Taken out and put back, so that the last reported stands last.
         answer = answers.pop(answered, None) or _Answer(*answered, log_pb2.OutcomeRecord())
         answer.outcome.MergeFrom(report)
-        answers[answered] = answer
+        told = report.time_unix_micros if report.HasField("success") else answer.reported_micros
+        answers[answered] = replace(answer, reported_micros=told)
     return list(answers.values()), left_out
 
 
@@ -118,7 +121,13 @@ def _own(decision: log_pb2.DecisionRecord, answer: _Answer) -> dict[str, Any]:
     """What is a row's own."""
     reported = {name: getattr(answer.outcome, name) if answer.outcome.HasField(name) else None for name in _REPORTED}
     propensity = decision.propensity if answer.model == decision.model else None
-    return {"model": answer.model, "offer": answer.offer, "propensity": propensity} | reported
+    own = {"model": answer.model, "offer": answer.offer, "propensity": propensity}
+    return own | reported | {"reported_at": _moment(answer.reported_micros)}
+
+
+def _moment(micros: int | None) -> datetime | None:
+    """None where no time is told, or none that a table can hold."""
+    return _EPOCH + timedelta(microseconds=micros) if micros and 0 < micros < _LATEST_MICROS else None
 
 
 def _common(decision: log_pb2.DecisionRecord) -> dict[str, Any]:

@@ -36,14 +36,19 @@ class Outcomes:
 
 
 def fill_outcomes(
-    data: Dataset, index: NDArray[np.int64], p_success: Float64Array, expected_cost: Float64Array
+    data: Dataset,
+    index: NDArray[np.int64],
+    p_success: Float64Array,
+    expected_cost: Float64Array,
+    *,
+    propensities: str = "logged",
 ) -> Outcomes:
     """Outcomes of the prompts `index`, given estimates [len(index), m] that did not see them.
 
-    A prompt with logged propensities gets the doubly robust pseudo-outcome
+    A prompt with propensities gets the doubly robust pseudo-outcome
     ``p + 1{observed} / propensity * (y - p)`` (Dudik, Langford & Li 2011), unbiased
     whatever the estimates are; other prompts keep what was seen and the estimate for the rest,
-    which is as good as the estimates are.
+    which is as good as the estimates are. `propensities` says in the basis where they came from.
     """
     success, count = data.cells(data.rows.success)
     cost, _ = data.cells(data.rows.cost_usd)
@@ -55,8 +60,10 @@ def fill_outcomes(
     if weighted.any():
         corrected, n_rows = doubly_robust(data, index, p_success, weighted, floor=_FLOOR_PROPENSITY)
         filled = np.where(n_rows[:, None] > 0, corrected, filled)
-        if (n_rows > 0).all():
-            basis = "doubly robust by logged propensities"
+        sure, share = weighted & (data.rows.propensity == 1.0), (n_rows > 0).mean()
+        if sure.sum() < 0.5 * weighted.sum():
+            rest = f" on {share:.1%} of the prompts; on the others {basis}" if share < 1 else ""
+            basis = f"doubly robust by {propensities} propensities{rest}"
     return Outcomes(filled, np.where(np.isnan(cost), expected_cost, cost), basis)
 
 

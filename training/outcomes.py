@@ -48,6 +48,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("version", pa.string()),
         ("arm", pa.string()),
         ("success", pa.float64()),
+        ("reported_at", TIMESTAMP),
         ("input_tokens", pa.int32()),
         ("cached_input_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
@@ -60,9 +61,10 @@ OUTCOME_SCHEMA = pa.schema(
 )
 """One row per request and model. Required: `model`, and one of `prompt`, `messages` (JSON text) and `embedding`;
 ids are made where they lack. `success` lies in 0 to 1, `propensity` above 0 and at most 1; costs in US dollars, times
-in milliseconds. `side_features`, `prompt_tokens` and `encoder_sha256` come with an embedding that a bundle made of a
-text which was not kept: numbers in the order of SIDE_FEATURES, tokens by the bundle's tokenizer, hash of the encoder.
-`split` is the user's own: `train`, `test` or null."""
+in milliseconds. `reported_at` is when `success` was reported, which may be long after `timestamp`; see `labels`.
+`side_features`, `prompt_tokens` and `encoder_sha256` come with an embedding that a bundle made of a text which was not
+kept: numbers in the order of SIDE_FEATURES, tokens by the bundle's tokenizer, hash of the encoder. `split` is the
+user's own: `train`, `test` or null."""
 
 __all__ = ["OUTCOME_SCHEMA", "OutcomeReader", "ReadReport", "prompt_id_of", "read_outcomes", "write_outcomes"]
 

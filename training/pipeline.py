@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from router_ml.bundle import Manifest
 from router_ml.catalog import Catalog
@@ -33,14 +34,17 @@ from training.evidence import gather_evidence, propensity_floor
 from training.export import ParityReport, check_parity, check_uncertainty, estimates_of, write_bundle
 from training.fit import FitSettings
 from training.graph import GraphParts
+from training.labels import Labels, LabelSettings
+from training.logging_policy import LoggedPropensities, estimate_propensities
 from training.operating import fill_outcomes, fit_operating_points
 from training.outcomes import ReadReport, read_outcomes
 from training.promise import Promise, find_promise, fix_paths
+from training.selection import Correction, choose_correction
 from training.split import FIT, TEST, TUNE, Split, SplitSettings, assign_split
 from training.trees import row_feature_names
 from training.uncertainty import fit_uncertainty, uncertainty_graph
 from training.verdict import Verdict
-from training.version import fit_verdict, fit_version
+from training.version import fit_verdict, fit_version, vocabulary_of
 
 _PACKAGES = (
     "router-ml",
@@ -78,6 +82,8 @@ class TrainSettings:
     """Where given, in (0, 1), the operating points in force keep their targets with this confidence."""
     prompt_column: str = "prompt"
     """Column of the logs that holds the text to route on."""
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    """How outcomes are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,9 @@ class Trained:
     """What a person should know of models, prices and gaps."""
     tuning_basis: str
     """What the operating points rest on."""
+    propensities: LoggedPropensities
+    correction: Correction
+    """How selection by the logging policy was corrected in the fit."""
     promise: Promise
     verdict: Verdict
     """Whether the evidence carries a router, and what this version serves if not."""
@@ -112,10 +121,19 @@ class Trained:
 
 def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
     """From outcome tables to a trained version. InputError and GateError say what stands in the way."""
+    # Sums that several threads share differ in their last bits with the number of threads: same inputs, same bundle.
+    with threadpool_limits(1, user_api="blas"):
+        return _train(logs, catalog, settings, rejects, say)
+
+
+def _train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
     say("reading the logs")
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
-    batches, encoder = _with_encoder(table.batches(), settings, say)
+    labels = Labels(settings.labels)
+    batches, encoder = _with_encoder(labels.watch(table.batches()), settings, say)
     data = build_dataset(batches, encoder)
+    mature, notes = labels.mature()
+    data = data.where(mature)
     split = assign_split(
         data.prompts.prompt_id[data.rows.prompt],
         data.rows.time_us,
@@ -124,22 +142,29 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     )
     split.check_parts()
     check_trainable(data)
-    notes: list[str] = []
     data, split_part = _judgeable(data, split, notes)
     catalog = _catalog(catalog, data, (split_part == FIT) | (split_part == TUNE), notes)
 
-    say("fitting the success, length and latency models")
+    say("asking how the logged models were chosen")
+    found = estimate_propensities(data, seed=settings.fit.seed)
+    data, weighable = found.logged(data), found.all(data)
     to_fit = data.where(split_part == FIT)
-    version = fit_version(to_fit, encoder, settings.fit)
+    correction = choose_correction(
+        weighable.where(split_part == FIT), vocabulary=vocabulary_of(encoder), settings=settings.fit
+    )
+
+    say("fitting the success, length and latency models")
+    version = fit_version(to_fit, encoder, settings.fit, weight=correction.weight)
     say("asking whether the evidence carries a router")
-    verdict = fit_verdict(to_fit, encoder, settings.fit, version, catalog)
+    verdict = fit_verdict(to_fit, encoder, settings.fit, version, catalog, correction.weight)
     if not verdict.deploy:
-        version = fit_version(to_fit, encoder, settings.fit, verdict.serves)
+        version = fit_version(to_fit, encoder, settings.fit, verdict.serves, correction.weight)
     parts, graph, session, ratio = version.parts, version.graph, version.session, version.ratio
 
     say("setting the operating points")
     tune = data.where(split_part == TUNE)
-    points, basis, promise = _operating_points(to_fit, tune, session, parts, catalog, ratio, settings)
+    filling = weighable.where(split_part == TUNE), "estimated" if found.estimated.any() else "logged"
+    points, basis, promise = _operating_points(to_fit, tune, filling, session, parts, catalog, ratio, settings)
 
     say("checking the graph against the native models, and evaluating on held-out prompts")
     test = data.where(split_part == TEST)
@@ -154,6 +179,7 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     held = held_of(test, held_index)
     judgement = evaluate(catalog, data.models, points, estimates, held, baseline)
     manifest = _manifest(data, split_part, catalog, parts, points, ratio, baseline, encoder, settings, split, verdict)
+    manifest = replace(manifest, verdict=manifest.verdict | {"rests_on": found.basis})
     return Trained(
         manifest=manifest,
         graph=graph,
@@ -165,6 +191,8 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
         n_rows={name: int((split_part == part).sum()) for name, part in (("fit", FIT), ("tune", TUNE), ("test", TEST))},
         notes=tuple(notes),
         tuning_basis=basis,
+        propensities=found,
+        correction=correction,
         promise=promise,
         verdict=verdict,
         parity=parity,
@@ -245,6 +273,7 @@ def _catalog(catalog: Catalog | None, data: Dataset, rows: NDArray[np.bool_], no
 def _operating_points(
     to_fit: Dataset,
     data: Dataset,
+    filling: tuple[Dataset, str],
     session: ort.InferenceSession,
     parts: GraphParts,
     catalog: Catalog,
@@ -258,7 +287,9 @@ def _operating_points(
     draft = OperatingPoints((1.0,), (0.0,), (1.0,), 1.0, settings.rule)
     policy = Policy(catalog, data.models, draft)
     p_success = estimates.p_success.astype(np.float64)
-    outcomes = fill_outcomes(data, index, p_success, policy.cheapest(policy.price(estimates)))
+    # Estimated propensities help to weigh settings, and carry no promise.
+    weighable, kind = filling
+    outcomes = fill_outcomes(weighable, index, p_success, policy.cheapest(policy.price(estimates)), propensities=kind)
     served = _served(policy, estimates)
     if not served.any():
         raise InputError(
@@ -342,7 +373,12 @@ def _manifest(
         tokenizer=encoder.tokenizer.settings.to_dict() if encoder else None,
         packages={"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
         data_fingerprint=data.fingerprint,
-        split={"by": split.by, "settings": asdict(settings.split), "test_from_us": split.test_from_us},
+        split={
+            "by": split.by,
+            "settings": asdict(settings.split),
+            "test_from_us": split.test_from_us,
+            "labels": settings.labels.to_dict(),
+        },
         baseline={
             "success": [[round(value, 6) for value in row] for row in baseline.success.tolist()],
             **{

@@ -59,7 +59,7 @@ class Uncertainty:
 
 def fit_uncertainty(prompts: Prompts, fit: SuccessFit, n_segments: int) -> Uncertainty:
     """The posterior of a fitted model, from the prompts and outcomes that it was fitted on."""
-    index, settings = fit.index, fit.linear
+    index, settings = fit.index, fit.shrinkage
     place, offset = _place(prompts, index, settings.scale)
     k, m, own = place.shape[1], fit.count.shape[1], settings.own_scale
     # Features are scaled so that each weight has prior deviation 1.

@@ -105,7 +105,8 @@ def check_rows(columns: Mapping[str, Column], findings: Findings, *, now: dateti
     for name in COUNTED_FROM_ZERO:
         findings.mark(columns[name].numbers() < 0, RejectReason.NEGATIVE, name)
     latest = (now + CLOCK_SKEW).timestamp() * 1e6
-    findings.mark(columns["timestamp"].numbers() > latest, RejectReason.FUTURE, "timestamp")
+    for name in ("timestamp", "reported_at"):
+        findings.mark(columns[name].numbers() > latest, RejectReason.FUTURE, name)
 
 
 def embedding_lengths(embedding: Column) -> NDArray[np.int64]:

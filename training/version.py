@@ -12,6 +12,7 @@ from router_ml import bundle
 from router_ml.catalog import Catalog
 from router_ml.operating_points import OperatingPoints
 from router_ml.policy import Policy
+from router_ml.types import Float64Array
 from training.cost import fit_input_ratio, fit_magnitude
 from training.dataset import Dataset
 from training.encoder import Encoder
@@ -39,9 +40,18 @@ class Fitted:
     """Billed input tokens per token of the bundle's tokenizer, [m]."""
 
 
-def fit_version(data: Dataset, encoder: Encoder | None, settings: FitSettings, layer: Layer = Layer.ROUTER) -> Fitted:
-    """Fit on every row of `data`, which holds only rows to fit on; what `layer` does not look at has no weight."""
-    success = fit_success(data, vocabulary=_vocabulary(encoder), settings=_settings(settings, layer))
+def fit_version(
+    data: Dataset,
+    encoder: Encoder | None,
+    settings: FitSettings,
+    layer: Layer = Layer.ROUTER,
+    weight: Float64Array | None = None,
+) -> Fitted:
+    """Fit on every row of `data`, which holds only rows to fit on; what `layer` does not look at has no weight.
+
+    `weight` [r]: how much each row counts for the success model; None: one each.
+    """
+    success = fit_success(data, vocabulary=vocabulary_of(encoder), settings=_settings(settings, layer), weight=weight)
     parts = GraphParts(
         encoder=onnx.load_from_string(encoder.model_bytes) if encoder else None,
         pad_id=encoder.tokenizer.settings.pad_id if encoder else 0,
@@ -55,14 +65,20 @@ def fit_version(data: Dataset, encoder: Encoder | None, settings: FitSettings, l
 
 
 def fit_verdict(
-    data: Dataset, encoder: Encoder | None, settings: FitSettings, fitted: Fitted, catalog: Catalog
+    data: Dataset,
+    encoder: Encoder | None,
+    settings: FitSettings,
+    fitted: Fitted,
+    catalog: Catalog,
+    weight: Float64Array | None = None,
 ) -> Verdict:
     """Rate the router and what it could fall back to on the rows that it was fitted on, out of fold."""
     index = fitted.success.index
     shown = np.sort(np.random.default_rng(settings.seed).permutation(len(index))[:_MOST_PROMPTS])
     p = {Layer.ROUTER: fitted.success.p_success[shown]}
     for layer in (Layer.SEGMENT_MEANS, Layer.SINGLE_MODELS):
-        simpler = fit_success(data, vocabulary=_vocabulary(encoder), settings=_settings(settings, layer))
+        own = _settings(settings, layer)
+        simpler = fit_success(data, vocabulary=vocabulary_of(encoder), settings=own, weight=weight)
         p[layer] = simpler.p_success[shown]
     at = index[shown]
     estimates = estimates_of(fitted.session, data, at, fitted.parts.pad_id, fitted.ratio)
@@ -71,7 +87,9 @@ def fit_verdict(
     success, count = data.cells(data.rows.success)
     offered = ~np.isnan(price).any(axis=0)
     rows = data.rows.propensity[~np.isnan(data.rows.success)]
-    certain = (count[at][:, offered] > 0).mean() > _COMPLETE or not np.isnan(rows).any()
+    # Where a model was certain, nothing is known of the others, and their estimates would judge themselves.
+    drawn = np.nan_to_num(rows, nan=1.0) < 1
+    certain = (count[at][:, offered] > 0).mean() > _COMPLETE or drawn.mean() > _COMPLETE
     outcomes = fill_outcomes(data, at, p[Layer.ROUTER], price) if certain and offered.any() else None
     return judge(Rating(p, price, success[at], outcomes))
 
@@ -82,5 +100,6 @@ def _settings(settings: FitSettings, layer: Layer) -> FitSettings:
     return without_prompts(settings, segments=layer is Layer.SEGMENT_MEANS)
 
 
-def _vocabulary(encoder: Encoder | None) -> int:
+def vocabulary_of(encoder: Encoder | None) -> int:
+    """Number of token ids."""
     return encoder.tokenizer.vocabulary_size if encoder else 1

@@ -114,12 +114,19 @@ def test_unreported_outcomes_are_told_and_weighted(world: World, evaluated: Call
     assert found["cost_usd"]["reported"] == 1.0
 
 
-def test_without_propensities_there_is_no_estimate_and_a_reason(world: World, evaluated: Callable[..., str]) -> None:
+def test_without_propensities_estimated_ones_serve_and_are_told(world: World, evaluated: Callable[..., str]) -> None:
     rows = [{name: value for name, value in row.items() if name != "propensity"} for row in world.rows]
+    found = json.loads(evaluated(rows, "--json"))["off_policy"]
+    assert found["success"]["low"] <= world.success <= found["success"]["high"]
+    assert any("not logged but estimated" in line for line in found["rests_on"])
+
+
+def test_answers_of_several_models_to_each_prompt_are_no_choices(world: World, evaluated: Callable[..., str]) -> None:
+    asked = [row | {"request_id": f"{k}", "prompt_id": f"{k}", "propensity": None} for k, row in enumerate(world.rows)]
+    rows = [row | {"model": model} for row in asked for model in ("tiny", "small", "mid", "large")]
     found = json.loads(evaluated(rows, "--json"))
     assert found["off_policy"] is None
-    assert "propensity" in found["off_policy_reason"]
-    assert "no off-policy estimate: the rows hold no `propensity`" in evaluated(rows)
+    assert "no choices of one" in found["off_policy_reason"]
 
 
 @pytest.mark.parametrize("form", ["obp", "dsjson"])
@@ -134,10 +141,11 @@ def test_what_cannot_be_exported_is_wrong_use(
     world: World, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = tmp_path / "logs.jsonl"
-    logs.write_text("".join(json.dumps({**row, "propensity": None}) + "\n" for row in world.rows[:50]))
+    rows = [row | {"propensity": None, "model": model} for row in world.rows[:50] for model in ("tiny", "large")]
+    logs.write_text("".join(json.dumps(row | {"request_id": f"{k}"}) + "\n" for k, row in enumerate(rows)))
     options = ("--model", str(tiny_bundle), "--format", "obp", "--out", str(tmp_path / "x.npz"))
     assert main(["export", str(logs), *options]) == 2
-    assert "nothing to export: the rows hold no `propensity`" in capsys.readouterr().err
+    assert "nothing to export: the rows are answers of several models" in capsys.readouterr().err
     assert not (tmp_path / "x.npz").exists()
 
 

@@ -62,6 +62,18 @@ def test_an_offer_that_no_one_knows_leaves_the_decision_unanswered() -> None:
     assert [left.reason for left in result.left_out] == ["an outcome of an unknown offer"]
 
 
+def test_a_row_tells_when_its_success_was_last_reported() -> None:
+    candidates = (Candidate("small", "small", 0.5, None, None, None),)
+    decision = Decision("d", "small", "small", (), candidates, (Reason.BEST_VALUE,), 0.8, None, "3", "", "ab")
+    record = parse_line(decision_line(Request(text="2 + 2?"), decision, MICROS)).decision
+    told = [OutcomeReport("d", success=1.0), OutcomeReport("d", success=0.0), OutcomeReport("d", output_tokens=7)]
+    lines = [outcome_line(report, MICROS + 1_000_000 * k) for k, report in enumerate(told)]
+    (row,) = join(record, [parse_line(line).outcome for line in lines]).rows
+    assert (row["reported_at"] - row["timestamp"]).total_seconds() == 1
+    (row,) = join(record, [parse_line(lines[2]).outcome]).rows
+    assert row["reported_at"] is None
+
+
 REPORTS = st.lists(
     st.builds(
         OutcomeReport,

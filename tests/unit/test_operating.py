@@ -117,7 +117,7 @@ def test_only_prompts_with_a_propensity_are_corrected_by_it() -> None:
     rows = [(0, 0, 1.0, 0.5, NAN), (1, 0, 1.0, NAN, NAN), (2, 0, 1.0, 0.5, NAN)]
     filled = fill_outcomes(table(3, 2, rows), np.array([0, 1]), np.full((2, 2), 0.5), np.ones((2, 2)))
     assert filled.success.tolist() == [[1.5, 0.5], [1.0, 0.5]]
-    assert filled.basis.startswith("outcomes of 50.0%")
+    assert filled.basis.startswith("doubly robust by logged propensities on 50.0% of the prompts; on the others")
     assert filled.where(np.array([False, True])).success.tolist() == [[1.0, 0.5]]
 
 

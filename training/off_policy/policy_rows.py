@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array
 from training.dataset import Dataset, Rows
+from training.logging_policy import estimate_propensities, without_certain_answers
 from training.off_policy.clusters import clusters_of
 from training.off_policy.compare import Standard
 from training.off_policy.logged import LoggedRows
@@ -132,10 +133,17 @@ def label_propensity(known: NDArray[np.bool_], model: NDArray[np.int64], segment
 
 
 def _propensities(data: Dataset) -> tuple[Float64Array, str] | NotJudged:
-    """Propensity [rows], NaN for rows that say nothing, and what it rests on."""
-    if np.isnan(data.rows.propensity).all():
-        return NotJudged("the rows hold no `propensity`: log the probability with which each model was chosen")
-    return data.rows.propensity, "logged propensities"
+    """Propensity [rows], NaN for rows that say nothing, and what it rests on.
+
+    Estimated where no row has one; beside logged ones, a row without is an answer that nobody chose, as of a fallback.
+    """
+    data, ignored = without_certain_answers(data)
+    if not np.isnan(data.rows.propensity).all():
+        return data.rows.propensity, "; ".join(filter(None, ("logged propensities", ignored)))
+    found = estimate_propensities(data)
+    if np.isnan(found.propensity).all():
+        return NotJudged("the rows are answers of several models to each prompt, and no choices of one")
+    return found.propensity, found.basis
 
 
 def _filled(q: Float64Array, action: NDArray[np.int64], reward: Float64Array) -> Float64Array:

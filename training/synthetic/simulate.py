@@ -18,6 +18,7 @@ from router_ml.errors import InputError
 from training.atomic import fresh_file
 from training.outcomes import write_outcomes
 from training.synthetic.prices import cheapest_offers, typical_cost_usd
+from training.synthetic.reporting import Reporting
 from training.synthetic.table import TRUTH_SCHEMA, outcome_batch, truth_batch
 from training.synthetic.traffic import Drift, NewModel, Outage, PriceChange, TrafficSettings, TrafficSlice, draw_traffic
 from training.synthetic.world import World, WorldSettings
@@ -38,6 +39,8 @@ class SimulateSettings:
     """After two thirds of the days the dearest model halves its prices."""
     outage: bool = False
     """After a third of the days the ablest model's provider is down for six hours."""
+    reporting: Reporting | None = None
+    """Which outcomes are reported and how late; None: all, at once."""
     new_model: bool = False
     """The catalog's last model cannot be called before two thirds of the days have passed."""
     start: datetime | None = None
@@ -123,6 +126,7 @@ def make_traffic(world: World, settings: SimulateSettings) -> TrafficSettings:
         requests_per_day=settings.requests_per_day,
         start=settings.start,
         full_information=settings.full_information,
+        reporting=settings.reporting,
         drift=Drift(days // 2, world.models[by_price[len(by_price) // 2]]) if settings.drift else None,
         price_change=PriceChange(2 * days // 3, world.models[by_price[-1]]) if settings.price_change else None,
         outage=Outage(days // 3, provider) if settings.outage and provider else None,

@@ -119,8 +119,14 @@ def _results(part: TrafficSlice, rows: IntArray, models: IntArray) -> dict[str, 
     errors = [
         f"503 service unavailable: {providers[j]}" if bad else None for j, bad in zip(models, failed, strict=True)
     ]
+    columns = {name: pa.array(values[rows, models], mask=failed) for name, values in known.items()}
+    if part.reported_us is not None:
+        reported = part.reported_us[rows, models]
+        silent = failed | (reported < 0)
+        columns["success"] = pa.array(outcomes.success[rows, models], mask=silent)
+        columns["reported_at"] = pa.array(reported, mask=silent).cast(pa.timestamp("us", tz="UTC"))
     return {
-        **{name: pa.array(values[rows, models], mask=failed) for name, values in known.items()},
+        **columns,
         "latency_ms": pa.array(np.where(failed, FAILURE_MS, outcomes.latency_ms[rows, models])),
         "error": pa.array(errors, type=pa.string()),
     }

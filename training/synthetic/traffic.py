@@ -18,6 +18,7 @@ from router_ml.types import Float64Array
 from training.synthetic.logging_policy import LoggingPolicy, logging_probabilities
 from training.synthetic.prices import cheapest_offers
 from training.synthetic.prompts import IntArray, Prompts
+from training.synthetic.reporting import Reporting
 from training.synthetic.workload import SEGMENT_NAMES
 from training.synthetic.world import OUTCOME_STREAM, PROMPT_STREAM, Outcomes, World
 
@@ -101,6 +102,8 @@ class TrafficSettings:
     """Every available model answers every prompt, instead of the one that the logging policy chose."""
     logging_policy: LoggingPolicy = field(default_factory=LoggingPolicy)
     """The logging policy."""
+    reporting: Reporting | None = None
+    """None: every outcome is known at once, and no time of its report."""
     drift: Drift | None = None
     prompt_drift: PromptDrift | None = None
     longer_answers: LongerAnswers | None = None
@@ -139,6 +142,8 @@ class TrafficSlice:
     """[n, m], input tokens in the provider's prompt cache, were this model chosen."""
     failed: NDArray[np.bool_]
     """[n, m], whether the call fails for an outage of the provider."""
+    reported_us: IntArray | None
+    """[n, m], when each success is reported, -1 where it is not by the end of the traffic; None: known at once."""
 
     def expected_cost(self) -> Float64Array:
         """Expected cost of each call, were it made and answered, in US dollars, [n, m]."""
@@ -190,6 +195,7 @@ def _draw_slice(base: World, settings: TrafficSettings, day: int, k: int, rows: 
     available = available_on(day, world, settings)
     propensity = logging_probabilities(settings.logging_policy, base, prompts, available)
     chosen = _choose(propensity, chooser)
+    outcomes = world.sample_outcomes(prompts, outcome_rng)
     tag = f"w{base.seed}-d{day:03d}"
     return TrafficSlice(
         world=world,
@@ -201,10 +207,22 @@ def _draw_slice(base: World, settings: TrafficSettings, day: int, k: int, rows: 
         available=available,
         propensity=propensity,
         chosen=chosen,
-        outcomes=world.sample_outcomes(prompts, outcome_rng),
+        outcomes=outcomes,
         cached_tokens=np.where(_seen(prompts, chosen, len(world.models), settings), world.prefix_tokens(prompts), 0.0),
         failed=_failures(world, settings, time_us),
+        reported_us=_reported(outcomes, time_us, settings, base.generator(OUTCOME_STREAM, day, k, 2)),
     )
+
+
+def _reported(
+    outcomes: Outcomes, time_us: IntArray, settings: TrafficSettings, rng: np.random.Generator
+) -> IntArray | None:
+    if settings.reporting is None:
+        return None
+    n, m = outcomes.success.shape
+    end_us = _day_start_us(settings.days, settings)
+    found = settings.reporting.reported_us(outcomes.success.ravel(), np.repeat(time_us, m), end_us, rng)
+    return found.reshape(n, m)
 
 
 def _segment_shares(day: int, world: World, settings: TrafficSettings) -> Float64Array:
