@@ -41,7 +41,7 @@ class Appraisal:
     """Which rows, in words."""
 
 
-class _GraphText:
+class GraphText:
     """The bundle's tokenizer; its graph makes the vectors from the ids."""
 
     def __init__(self, tokenizer: Tokenizer, size: int, sha256: str | None) -> None:
@@ -66,7 +66,7 @@ def appraise(
     say("reading the logs")
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
     size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
-    text = _GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
+    text = GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
     data = build_dataset(table.batches(), text)
     strange = [name for name in data.models if name not in manifest.models]
     rows, words = _held_rows(data, opened, settings)
