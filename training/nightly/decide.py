@@ -88,7 +88,7 @@ def _calibration(found: dict[str, Any]) -> Gate:
 def _baselines(judged: dict[str, Any]) -> Gate:
     """Not shown to be worse than the simplest that one could do instead, at the same willingness to pay."""
     found = {name: judged["versus"][name]["value"] for name in ("segment means", "single model")}
-    told = [f"{difference_words(difference)} than {_NAMES[name]}" for name, difference in found.items()]
+    told = [against(difference, _NAMES[name]) for name, difference in found.items()]
     known = [d["difference"] for d in found.values() if d["difference"] is not None]
     return Gate(
         "simple baselines",
@@ -116,8 +116,8 @@ def _champion(judged: dict[str, Any]) -> Gate:
         return Gate(name, True, None, None, "there is none yet, so the other gates alone decide")
     value = found["value"]
     words = (
-        f"{value['estimator']}, value {difference_words(value)} than the champion, confidence {confidence:.0%}; "
-        + (f"success {_signed(found['success'])}, cost per request {_signed(found['cost_usd'], '$')}")
+        f"{against(value, 'it')} in value by {value['estimator']} estimates, confidence {confidence:.0%}; "
+        f"success {points(found['success'])} points, cost per 1,000 requests {_dollars(found['cost_usd'])} US dollars"
     )
     advice = f"The champion stays, as the logs speak for it: {value['reason']}"
     if value["verdict"] == "cannot tell":
@@ -170,24 +170,31 @@ def _latency(found: dict[str, Any], budget_us: float) -> Gate:
 _NAMES = {"segment means": "mean success by segment", "single model": "the best-value single model"}
 
 
-def difference_words(difference: dict[str, Any]) -> str:
-    """A difference in points of success, with its verdict."""
+def against(difference: dict[str, Any], name: str) -> str:
+    """Verdict and difference in points of success, of the new version against `name`."""
     if difference["difference"] is None:
-        return f"cannot be told better or worse ({difference['reason']})"
-    return f"{_signed(difference)} {_THAN[difference['verdict']]}"
+        return f"cannot tell from {name}: {difference['reason']}"
+    return f"{_VERDICTS[difference['verdict']]} {name}, {points(difference)} points"
 
 
-_THAN = {
-    "better": "(better)",
-    "worse": "(worse)",
-    "no different": "(no different)",
-    "cannot tell": "(cannot tell)",
+_VERDICTS = {
+    "better": "better than",
+    "worse": "worse than",
+    "no different": "no different from",
+    "cannot tell": "cannot tell from",
 }
 
 
-def _signed(difference: dict[str, Any], unit: str = "") -> str:
+def points(difference: dict[str, Any]) -> str:
+    """A difference in success or value with its interval, in points (hundredths)."""
     if difference["difference"] is None:
         return "unknown"
-    numbers = (f"{difference[name]:+.3g}" for name in ("difference", "low", "high"))
-    estimate, low, high = (f"{number[0]}{unit}{number[1:]}" for number in numbers)
-    return f"{estimate} [{low}, {high}]"
+    estimate, low, high = (100 * difference[name] for name in ("difference", "low", "high"))
+    return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _dollars(difference: dict[str, Any]) -> str:
+    if difference["difference"] is None:
+        return "unknown"
+    estimate, low, high = (1000 * difference[name] for name in ("difference", "low", "high"))
+    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -20,10 +20,11 @@ _NAMES = {
     "single model": "the best-value single model",
     "best model": "always the ablest model",
 }
-_PICTURES = {
-    CURVE: "Quality against cost of the new version, the champion, the segment means and the single models",
-    CALIBRATION: "Observed success against predicted probability",
-}
+_PICTURES = (
+    (CURVE, 820, "Quality against cost of the new version, the champion, the segment means and the single models"),
+    (CALIBRATION, 480, "Observed success against predicted probability"),
+)
+"""File, width in pixels, words for those who cannot see it."""
 _WIDTH, _LABEL, _ROW = 860, 210, 26
 
 
@@ -37,13 +38,13 @@ def write_page(path: Path, report: dict[str, Any], pictures: Path) -> None:
         headline=headline(report),
         names=_NAMES,
         pictures=[
-            {"data": _data(pictures / name), "words": words}
-            for name, words in _PICTURES.items()
+            {"data": _data(pictures / name), "width": width, "words": words}
+            for name, width, words in _PICTURES
             if (pictures / name).exists()
         ],
         forest=_forest(report["versus"]) if report["versus"] else "",
         traffic=_traffic(report["traffic"]) if report["traffic"] else "",
-        saving=lambda against: saving_words(report["savings"], against),
+        saving=lambda other: saving_words(report["savings"], other),
         percent=_percent,
         points=lambda value: f"{100 * value:+.2f}",
         per_1000=lambda value: f"{1000 * value:+.3f}",
@@ -89,11 +90,9 @@ def _forest(versus: dict[str, dict[str, Any]]) -> Markup:
     parts.append(_text(x(0), axis + 14, "0", "middle"))
     parts.append(_text(x(low), axis + 14, f"{100 * low:+.1f}", "middle") if x(0) - x(low) > 40 else "")
     parts.append(_text(x(high), axis + 14, f"{100 * high:+.1f}", "middle") if x(high) - x(0) > 40 else "")
-    parts.append(
-        _text(
-            (_LABEL + _WIDTH - 90) / 2, axis + 30, "← worse     value of the new version, points     better →", "middle"
-        )
-    )
+    parts.append(_text(_LABEL, axis + 30, "← new version worse"))
+    parts.append(_text((_LABEL + _WIDTH - 90) / 2, axis + 30, "value, points", "middle"))
+    parts.append(_text(_WIDTH - 90, axis + 30, "new version better →", "end"))
     return _svg(height, parts, "Difference in value between the new version and each alternative, with intervals")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.nightly.decide import difference_words
+from training.nightly.decide import against
 from training.nightly.gates import Gate
 from training.nightly.inputs import Inputs, NightlySettings
 
@@ -85,17 +85,19 @@ def headline(report: dict[str, Any]) -> str:
     return f"{stays}: refused by {report['refused_by']}."
 
 
-def saving_words(savings: dict[str, Any] | None, against: str) -> str:
+def saving_words(savings: dict[str, Any] | None, other: str) -> str:
     """Dollars a month against the champion or the best model."""
-    found = savings["against"].get(against) if savings else None
+    found = savings["against"].get(other) if savings else None
     if found is None:
         return "cannot be told"
     sign = "saves" if found["usd_per_month"] >= 0 else "costs"
-    return f"{sign} ${abs(found['usd_per_month']):,.2f} a month [{_dollars(found['low'])}, {_dollars(found['high'])}]"
+    low, high = (found["low"], found["high"]) if sign == "saves" else (-found["high"], -found["low"])
+    return f"{sign} {_dollars(abs(found['usd_per_month']))} a month [{_dollars(low)}, {_dollars(high)}]"
 
 
 def _dollars(usd: float) -> str:
-    return f"{'-' if usd < 0 else ''}${abs(usd):,.2f}"
+    cents = 2 if abs(usd) < 100 else 0
+    return f"{'-' if usd < 0 else ''}${abs(usd):,.{cents}f}"
 
 
 def night_lines(report: dict[str, Any], page: str) -> list[str]:
@@ -107,7 +109,7 @@ def night_lines(report: dict[str, Any], page: str) -> list[str]:
         *(Gate(**gate).line for gate in report["gates"]),
     ]
     for name, figures in versus.items():
-        lines.append(f"value against {name}: {difference_words(figures['value'])}")
+        lines.append(f"value: {against(figures['value'], name)}")
     if report["savings"]:
         best = report["savings"]["best_model"]
         lines.append(

@@ -57,7 +57,6 @@ def run_nightly(settings: NightlySettings, say: Say, now: datetime | None = None
         night, is_repeat = _tonight(work, settings, now or datetime.now(UTC), say)
         if not is_repeat:
             _stages(work, night, settings, say)
-        night.clear()
         data = night.find("report")
         assert data is not None  # a night that is done has reported
         return NightReport(night.folder, data["accepted"], data["refused_by"], is_repeat, data)
@@ -65,6 +64,9 @@ def run_nightly(settings: NightlySettings, say: Say, now: datetime | None = None
 
 def _tonight(work: Work, settings: NightlySettings, now: datetime, say: Say) -> tuple[Night, bool]:
     """The night to work on, and whether it is done already."""
+    for old in work.nights():
+        if old.is_over:
+            old.clear()
     night = work.to_resume(settings.sha256, now)
     if night is not None:
         say(f"going on with the night {night.id}")
@@ -89,7 +91,11 @@ def _stages(work: Work, night: Night, settings: NightlySettings, say: Say) -> No
     earlier = [told for old in work.nights() if old.is_done and (told := old.find("check"))]
 
     say("joining journal and logs")
-    gathered = night.once("gather", lambda: gather(inputs, settings, folder, before.get("newest_us")))
+    try:
+        gathered = night.once("gather", lambda: gather(inputs, settings, folder, before.get("newest_us")))
+    except InputError:
+        night.forget()  # or mending what is named would not help: the night has pinned what it was
+        raise
     say("checking the rows")
     checked = night.once("check", lambda: check(folder / OUTCOMES, gathered, earlier))
     gates = [Gate(**gate) for gate in checked["gates"]]
@@ -106,9 +112,14 @@ def _stages(work: Work, night: Night, settings: NightlySettings, say: Say) -> No
     gates_told = [gate.to_dict() for gate in gates]
 
     say("registering the version in MLflow")
-    registered = night.once("register", lambda: _register(night, settings, trained, gates, decided))
+    registered = night.once("register", lambda: _register(night, settings, trained, judged, gates, decided))
     if decided["accepted"]:
-        night.once("promote", lambda: _promote(registered, inputs, settings))
+        try:
+            night.once("promote", lambda: _promote(registered, inputs, settings))
+        except GateError:
+            registry.end_run(registered["run_id"], settings.registry, tags={"promoted": "false"})
+            night.close({"by": "a change of the champion"}, superseded=True)
+            raise
     say("writing the report")
     report = night.once(
         "report",
@@ -173,7 +184,12 @@ def _judge(folder: Path, inputs: Inputs, settings: NightlySettings, gathered: di
 
 
 def _register(
-    night: Night, settings: NightlySettings, trained: dict[str, Any] | None, gates: list[Gate], decided: dict[str, Any]
+    night: Night,
+    settings: NightlySettings,
+    trained: dict[str, Any] | None,
+    judged: dict[str, Any] | None,
+    gates: list[Gate],
+    decided: dict[str, Any],
 ) -> dict[str, Any]:
     """One run a night, whatever came of it; a version where there is a bundle, without an alias."""
     bundle = night.folder / "bundle"
@@ -189,7 +205,7 @@ def _register(
         data_name="outcome table",
         data_sha256=told.get("data_sha256") or night.inputs.sha256,
         parameters=told.get("parameters", {}),
-        metrics=told.get("metrics", {}) | _gate_metrics(gates),
+        metrics=told.get("metrics", {}) | _metrics(gates, judged or {}),
         tags=tags | {f"gate.{gate.name}": gate.line[:4000] for gate in gates},
         report=told,
     )
@@ -200,11 +216,15 @@ def _register(
     return {"run_id": run.run_id, "number": number, "name": settings.registry.model_name}
 
 
-def _gate_metrics(gates: list[Gate]) -> dict[str, float | None]:
+def _metrics(gates: list[Gate], judged: dict[str, Any]) -> dict[str, float | None]:
     found: dict[str, float | None] = {"gates_failed": float(sum(not gate.passed for gate in gates))}
     for gate in gates:
         name = gate.name.replace(" ", "_")
         found |= {f"gate.{name}": gate.figure, f"gate.{name}.passed": float(gate.passed)}
+    for name, figures in judged.get("versus", {}).items():
+        for figure, difference in figures.items():
+            prefix = f"against_{name.replace(' ', '_')}.{figure}"
+            found |= {f"{prefix}.{end}": difference[end] for end in ("difference", "low", "high")}
     return found
 
 

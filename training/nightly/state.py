@@ -75,10 +75,13 @@ class Night:
         write_json(self.folder / f"{_SUPERSEDED if superseded else _DONE}.json", outcome)
         self.clear()
 
+    def forget(self) -> None:
+        """Remove the night; the next begins with what there is then."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def clear(self) -> None:
-        """Remove what a finished night does not need; also what a night that was killed while closing left."""
-        for name in _HEAVY:
-            path = self.folder / name
+        """Remove what a finished night does not need, and what half-done work of a killed process left."""
+        for path in (*(self.folder / name for name in _HEAVY), *self.folder.glob(".*"), *self.folder.glob("*/.*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
