@@ -155,27 +155,39 @@ def test_nights_follow_each_other(place: Path) -> None:
     assert [run.info.status for run in runs()] == ["FINISHED"] * 3
 
 
-def test_a_day_of_exchanged_outcomes_is_refused_until_it_is_left_out(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_day_of_exchanged_outcomes_is_refused_until_it_is_left_out(place: Path) -> None:
     *good, last = days()
     for part in good:
         write_segment(place / "journal", part)
     write_segment(place / "journal", last, flipped=True)
-    options = ("nightly", "--journal", "journal", "--work", "work")
-    assert main([*options, "--json"]) == 1
-    printed = capsys.readouterr()
-    report = json.loads(printed.out)
-    day = report["inputs"]["by_day"][-1]["day"]
-    assert "plausible outcomes" in report["refused_by"] and "plausible outcomes" in printed.err
-    assert f"--leave-out-day {day}" in next(g["advice"] for g in report["gates"] if g["name"] == "plausible outcomes")
+    refused = night(place)
+    assert not refused.accepted
+    day = refused.data["inputs"]["by_day"][-1]["day"]
+    assert f"--leave-out-day {day}" in gate(refused, "outcomes against estimates")["advice"]
     assert aliases() == {}
     [run] = runs()
-    assert run.data.tags["gates"].startswith("refused by plausible outcomes")
-    assert run.data.metrics["gate.plausible_outcomes.passed"] == 0
+    assert "outcomes against estimates" in run.data.tags["gates"]
+    assert run.data.metrics["gate.outcomes_against_estimates.passed"] == 0
     left_out = night(place, left_out_days=(day,))
     assert left_out.data["inputs"]["rows"] == (DAYS - 1) * PER_DAY
-    assert gate(left_out, "plausible outcomes")["passed"]
+    assert gate(left_out, "outcomes against estimates")["passed"]
+
+
+def test_too_little_data_is_refused_with_what_to_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in days(2, 100):
+        write_segment(place / "journal", part)
+    assert main(["nightly", "--journal", "journal", "--work", "work", "--json"]) == 1
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert report["refused_by"] == "enough data"
+    assert "200 known outcomes" in report["gates"][0]["words"]
+    assert "refused by: enough data" in printed.err and "report.html" in printed.err
+    assert "… " not in printed.err  # no progress in a pipe
+    [run] = runs()
+    assert run.info.status == "FINISHED" and run.data.metrics["gate.enough_data"] == 200
+    assert not store().search_registered_models()
+    page = (place / "work" / "report.html").read_text()
+    assert "Wait for more traffic" in page and "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_the_same_inputs_make_the_same_version_elsewhere(place: Path) -> None:

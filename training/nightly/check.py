@@ -28,8 +28,8 @@ _MOST_REJECTED = 0.05
 _MOST_MORE_MISSING = 0.2
 _LEAST_LABELS = 0.5
 """Of the usual share."""
-_FEWEST_TO_COMPARE = 100
-_CONTRADICTION = -4.0
+FEWEST_TO_COMPARE = 100
+CONTRADICTION = -4.0
 """Standard errors: by chance one day in thirty thousand is below, were estimates worth nothing; fewer if they are."""
 _COLUMNS = ("segment", "cost_usd", "output_tokens", "latency_ms", "propensity")
 _OF_ANSWERS = ("cost_usd", "output_tokens", "latency_ms")
@@ -127,11 +127,15 @@ def _schema(gathered: dict[str, Any]) -> Gate:
 
 
 def _missing(rows: _Rows, new: NDArray[np.bool_]) -> Gate:
+    # What is reported with an outcome is not missing where nothing was reported yet.
+    reported = ~np.isnan(rows.success)
+    for name in _OF_ANSWERS:
+        reported |= ~rows.missing[name]
     rises: dict[str, tuple[float, float]] = {}
     for name, missing in rows.missing.items():
-        counted = ~rows.failed if name in _OF_ANSWERS else np.ones(len(new), dtype=np.bool_)
+        counted = reported & ~rows.failed if name in _OF_ANSWERS else np.ones(len(new), dtype=np.bool_)
         fresh, old = missing[new & counted], missing[~new & counted]
-        if min(len(fresh), len(old)) >= _FEWEST_TO_COMPARE:
+        if min(len(fresh), len(old)) >= FEWEST_TO_COMPARE:
             rises[name] = float(old.mean()), float(fresh.mean())
     if not rises:
         return Gate("missing values", True, None, _MOST_MORE_MISSING, "too few rows to compare new ones with")
@@ -153,7 +157,7 @@ def _missing(rows: _Rows, new: NDArray[np.bool_]) -> Gate:
 
 def _labels(labels: float | None, n_new: int, earlier: Sequence[float | None]) -> Gate:
     usual = [share for share in earlier if share is not None][-7:]
-    if labels is None or n_new < _FEWEST_TO_COMPARE or not usual:
+    if labels is None or n_new < FEWEST_TO_COMPARE or not usual:
         told = "no new row" if labels is None else f"known for {labels:.1%} of {n_new:,} new rows"
         return Gate("outcomes reported", True, labels, None, f"{told}, too little to compare with earlier nights")
     limit = _LEAST_LABELS * float(np.median(usual))
@@ -174,23 +178,23 @@ def _plausible(rows: _Rows, known: NDArray[np.bool_]) -> Gate:
     bad: list[str] = []
     for number in np.unique(day):
         inside = (day == number) & known
-        if inside.sum() < _FEWEST_TO_COMPARE:
+        if inside.sum() < FEWEST_TO_COMPARE:
             continue
         r, z = agreement(_usual(rows, known & ~inside, inside), rows.success[inside], rows.model[inside])
         if worst is None or z < worst[1]:
             worst = r, z, int(number)
-        if z < _CONTRADICTION:
-            bad.append(_date(int(number)))
+        if z < CONTRADICTION:
+            bad.append(date_of(int(number)))
     if worst is None:
-        return Gate("plausible outcomes", True, None, _CONTRADICTION, "too few outcomes a day to compare days")
+        return Gate("plausible outcomes", True, None, CONTRADICTION, "too few outcomes a day to compare days")
     r, z, number = worst
-    words = f"least agreement with all other days: {_date(number)}, correlation {r:+.2f} ({z:+.1f} standard errors)"
+    words = f"least agreement with all other days: {date_of(number)}, correlation {r:+.2f} ({z:+.1f} standard errors)"
     options = " ".join(f"--leave-out-day {name}" for name in bad)
     return Gate(
         "plausible outcomes",
         not bad,
         z,
-        _CONTRADICTION,
+        CONTRADICTION,
         words + (f"; outcomes of {', '.join(bad)} contradict those of the other days" if bad else ""),
         f"Success and failure may have been exchanged: report these outcomes again, corrected, or run with {options}",
     )
@@ -243,7 +247,7 @@ def _models(rows: _Rows, new: NDArray[np.bool_]) -> Gate:
     )
 
 
-def _date(day: int) -> str:
+def date_of(day: int) -> str:
     return datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d")
 
 

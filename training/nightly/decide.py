@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from training.export import TOLERANCE
+from training.nightly.check import CONTRADICTION
 from training.nightly.gates import Gate
 
 _CALIBRATION = 0.05
 _FEWEST_JUDGED = 100
 _SLOWER = 2.0
-_CONTRADICTION = -4.0
 
 
 def gates_on(trained: dict[str, Any], judged: dict[str, Any], latency_budget_us: float) -> list[Gate]:
@@ -128,16 +128,18 @@ def _champion(judged: dict[str, Any]) -> Gate:
 
 
 def _agreement(found: dict[str, Any]) -> Gate:
-    z = found["standard_errors"]
+    name, z = "outcomes against estimates", found["standard_errors"]
+    if z is None:
+        return Gate(name, True, None, CONTRADICTION, "too few outcomes a day to compare")
+    options = " ".join(f"--leave-out-day {day}" for day in found["contradicting"])
     return Gate(
-        "outcomes of the new rows",
-        z >= _CONTRADICTION,
+        name,
+        not found["contradicting"],
         z,
-        _CONTRADICTION,
-        f"correlation with estimates made without them {found['correlation']:+.2f} ({z:+.1f} standard errors, "
-        f"at least {_CONTRADICTION:g}) on {found['n']:,} outcomes",
-        "Success and failure may have been exchanged since last night: report these outcomes again, corrected, or "
-        "leave the day out with --leave-out-day",
+        CONTRADICTION,
+        f"they agree least on {found['day']}: correlation within models {found['correlation']:+.2f} ({z:+.1f} standard "
+        f"errors, at least {CONTRADICTION:g}) on {found['n']:,} outcomes that the estimates have not seen",
+        f"Success and failure may have been exchanged: report these outcomes again, corrected, or run with {options}",
     )
 
 

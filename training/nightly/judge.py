@@ -17,7 +17,7 @@ from router_ml.router import Router
 from router_ml.types import Float64Array
 from training import metrics
 from training.nightly.changes import changes
-from training.nightly.check import agreement
+from training.nightly.check import CONTRADICTION, FEWEST_TO_COMPARE, agreement, date_of
 from training.nightly.choices import chosen, open_version, read_requests
 from training.nightly.drift import look_for_drift
 from training.nightly.judges import Judges, estimates_on, judges_of
@@ -73,7 +73,7 @@ def judge(
         "changes": changes(new, champion, catalog),
         "versus": _versus(judges),
         "calibration": _calibration(judges),
-        "agreement": _agreement(judges, gathered["since_us"]),
+        "agreement": _agreement(judges),
         "latency": _latency(judges, sold),
         "traffic": _traffic(judges),
         "drift": look_for_drift(outcomes, gathered["since_us"], before or judges.new),
@@ -154,15 +154,24 @@ def _by_chance(p: Float64Array) -> float:
     return float(np.quantile(drawn, 0.95))
 
 
-def _agreement(judges: Judges, since_us: int | None) -> dict[str, Any]:
-    """Do the outcomes of the new rows agree with estimates that were made without them?"""
+def _agreement(judges: Judges) -> dict[str, Any]:
+    """Do the outcomes of each day agree with estimates that were made without them? The day that does so least."""
     rows, action = judges.requests.data.rows, judges.requests.action
     version = judges.champion or judges.new
     p = estimates_on(version, judges.requests)[0][np.arange(len(rows)), action]
-    since = rows.time_us.max() - _DAY_US if since_us is None else since_us
-    new = (rows.time_us > since) & ~np.isnan(rows.success) & ~np.isnan(p)
-    r, z = agreement(p[new], rows.success[new], action[new])
-    return {"n": int(new.sum()), "correlation": r, "standard_errors": z}
+    known = ~np.isnan(rows.success) & ~np.isnan(p)
+    worst: dict[str, Any] = {"day": None, "n": int(known.sum()), "correlation": None, "standard_errors": None}
+    contradicting = []
+    for number in np.unique(rows.time_us // _DAY_US):
+        inside = known & (rows.time_us // _DAY_US == number)
+        if inside.sum() < FEWEST_TO_COMPARE:
+            continue
+        r, z = agreement(p[inside], rows.success[inside], action[inside])
+        if worst["standard_errors"] is None or z < worst["standard_errors"]:
+            worst = {"day": date_of(int(number)), "n": int(inside.sum()), "correlation": r, "standard_errors": z}
+        if z < CONTRADICTION:
+            contradicting.append(date_of(int(number)))
+    return worst | {"contradicting": contradicting}
 
 
 def _latency(judges: Judges, catalog: Catalog) -> dict[str, float | None]:
