@@ -13,7 +13,7 @@ from typing import Any
 
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError, RouterMlError
-from router_ml.option_types import confidence, dollars, hours, positive_int, share
+from router_ml.option_types import confidence, day, dollars, hours, positive, positive_int, share
 
 _DESCRIPTION = """\
 Learns from your own logs which model is likely to succeed on which prompt, and tells any backend
@@ -175,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_export(commands)
     _add_benchmark(commands)
+    _add_nightly(commands)
     _add_serve(commands)
     _add_route(commands)
     _add_bench(commands)
@@ -235,11 +236,7 @@ def _add_train(commands: Any) -> None:
         "--catalog", help="models, offers and prices (YAML or JSON); default: derived from logged costs"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the bundle there too")
-    parser.add_argument(
-        "--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on"
-    )
-    parser.add_argument("--quality-target", type=share, default=0.97, metavar="Q", help="default of the version; 0.97")
-    parser.add_argument("--rule", choices=("promise", "threshold"), default="promise", help="how offers are chosen")
+    _add_version_options(parser)
     parser.add_argument(
         "--confidence",
         type=confidence,
@@ -247,6 +244,28 @@ def _add_train(commands: Any) -> None:
         help="keep quality targets with this confidence, such as 0.95, at some cost; default: targets are reached on "
         "the rows that set them, nothing is promised of others",
     )
+    parser.add_argument(
+        "--split",
+        choices=("auto", "own", "time", "random"),
+        default="auto",
+        help="held out: what the logs' own `split` column says, the newest rows, or random prompts; "
+        "auto: the first that applies",
+    )
+    parser.add_argument(
+        "--alias",
+        choices=("champion", "challenger", "none"),
+        help="alias of the new version; default: champion if there is none yet, otherwise challenger",
+    )
+    parser.add_argument("--no-register", action="store_true", help="only write --out, leave MLflow alone")
+
+
+def _add_version_options(parser: argparse.ArgumentParser) -> None:
+    """What `train` and `nightly` can both be told of a version."""
+    parser.add_argument(
+        "--prompt-column", default="prompt", metavar="NAME", help="column that holds the text to route on"
+    )
+    parser.add_argument("--quality-target", type=share, default=0.97, metavar="Q", help="default of the version; 0.97")
+    parser.add_argument("--rule", choices=("promise", "threshold"), default="promise", help="how offers are chosen")
     parser.add_argument(
         "--encoder",
         metavar="NAME",
@@ -258,13 +277,6 @@ def _add_train(commands: Any) -> None:
         choices=("static", "transformer"),
         default="static",
         help="static: distilled, microseconds (default); transformer: the model itself, milliseconds",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("auto", "own", "time", "random"),
-        default="auto",
-        help="held out: what the logs' own `split` column says, the newest rows, or random prompts; "
-        "auto: the first that applies",
     )
     parser.add_argument(
         "--unreported",
@@ -282,12 +294,36 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--name", default="router", help="registered model; default router")
-    parser.add_argument(
-        "--alias",
-        choices=("champion", "challenger", "none"),
-        help="alias of the new version; default: champion if there is none yet, otherwise challenger",
+
+
+def _add_nightly(commands: Any) -> None:
+    parser = _add(
+        commands, "nightly", _command("nightly"), "journal and logs to a promoted or refused version, unattended"
     )
-    parser.add_argument("--no-register", action="store_true", help="only write --out, leave MLflow alone")
+    parser.add_argument("--journal", type=Path, metavar="DIR", help="written by `serve`; its closed segments are taken")
+    parser.add_argument("--logs", nargs="+", type=Path, default=[], metavar="FILE", help="outcome tables beside it")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="state and reports of the job")
+    parser.add_argument("--catalog", help="models, offers and prices; default: derived from logged costs")
+    parser.add_argument(
+        "--days", type=positive_int, default=28, metavar="N", help="of history to learn from; default 28"
+    )
+    parser.add_argument(
+        "--leave-out-day",
+        action="append",
+        type=day,
+        metavar="DATE",
+        help="rows of this day (UTC) are not used; may be repeated",
+    )
+    _add_version_options(parser)
+    parser.add_argument(
+        "--confidence",
+        type=confidence,
+        metavar="C",
+        help="of the gates, default 0.95; where given, quality targets are kept with it too, as in `train`",
+    )
+    parser.add_argument(
+        "--latency-budget-us", type=positive, default=1000.0, metavar="N", help="median of a decision; default 1000"
+    )
 
 
 def _add_predict(commands: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from datetime import date
 from typing import TypeVar
 
 _Number = TypeVar("_Number", int, float)
@@ -95,6 +96,14 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, found {text}")
     return value
+
+
+def day(text: str) -> str:
+    """A date such as 2026-11-20."""
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a date such as 2026-11-20, found {text!r}") from None
 
 
 def workers(text: str) -> int:

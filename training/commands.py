@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from router_ml import bundle
 from router_ml.cli import bundle_folder, read_catalog, say, show
-from router_ml.errors import InputError
+from router_ml.errors import GateError, InputError
+from router_ml.operating_points import DEFAULT_CONFIDENCE
 from router_ml.policy import Policy
 from router_ml.router import Router
 from router_ml.types import Rule
@@ -36,7 +37,7 @@ from training.registry import CHALLENGER, CHAMPION, RegistrySettings, TrainingRe
 from training.registry import register as register_version
 from training.report import evaluation_lines, training_dict, training_lines
 from training.sources import REJECTS_SUFFIX
-from training.split import SplitSettings
+from training.split import SplitBy, SplitSettings
 from training.synthetic.reporting import REPORTING
 from training.synthetic.simulate import SimulateSettings, run_simulate
 
@@ -83,16 +84,7 @@ def train(args: argparse.Namespace) -> None:
     """`router-ml train`"""
     if args.no_register and args.out is None:
         raise InputError("--no-register without --out would throw the version away; give --out DIR")
-    settings = TrainSettings(
-        encoder=EncoderSettings(teacher=_teacher(args.encoder), kind=EncoderKind(args.encoder_kind)),
-        split=SplitSettings(by=args.split, seed=args.seed),
-        fit=FitSettings(seed=args.seed),
-        quality_target=args.quality_target,
-        rule=Rule(args.rule),
-        confidence=args.confidence,
-        prompt_column=args.prompt_column,
-        labels=LabelSettings.declared(args.unreported, args.label_delay),
-    )
+    settings = train_settings(args, teacher=_teacher(args.encoder), split=args.split)
     rejects = (args.out.parent if args.out else Path()) / f"train{REJECTS_SUFFIX}"
     trained = run_train(args.logs, read_catalog(args.catalog), settings, rejects, say)
     lines, data = training_lines(trained), training_dict(trained)
@@ -106,6 +98,20 @@ def train(args: argparse.Namespace) -> None:
         data["registered"] = asdict(registered)
         lines += registered.lines()
     show(args, finite(data), lines)
+
+
+def train_settings(args: argparse.Namespace, *, teacher: str, split: SplitBy) -> TrainSettings:
+    """What the options that `train` and `nightly` share ask for."""
+    return TrainSettings(
+        encoder=EncoderSettings(teacher=teacher, kind=EncoderKind(args.encoder_kind)),
+        split=SplitSettings(by=split, seed=args.seed),
+        fit=FitSettings(seed=args.seed),
+        quality_target=args.quality_target,
+        rule=Rule(args.rule),
+        confidence=args.confidence,
+        prompt_column=args.prompt_column,
+        labels=LabelSettings.declared(args.unreported, args.label_delay),
+    )
 
 
 def _teacher(encoder: str | None) -> str:
@@ -132,7 +138,7 @@ def register(trained: Trained, judgement: Judgement, settings: RegistrySettings,
                 bundle=folder,
                 data_name="outcome table",
                 data_sha256=manifest.data_fingerprint,
-                parameters=_parameters(trained),
+                parameters=parameters(trained),
                 metrics=metrics_of(judgement.report),
                 tags=tags,
                 figures=figures(judgement),
@@ -245,6 +251,36 @@ def benchmark(args: argparse.Namespace) -> None:
     show(args, data, lines)
 
 
+def nightly(args: argparse.Namespace) -> None:
+    """`router-ml nightly`"""
+    from training.nightly.inputs import NightlySettings
+    from training.nightly.report import night_lines
+    from training.nightly.run import run_nightly
+
+    settings = NightlySettings(
+        work=args.work,
+        journal=args.journal,
+        logs=tuple(args.logs),
+        catalog=read_catalog(args.catalog),
+        days=args.days,
+        left_out_days=tuple(args.leave_out_day or ()),
+        confidence=args.confidence or DEFAULT_CONFIDENCE,
+        latency_budget_us=args.latency_budget_us,
+        # An encoder of a registered version is looked up when the night needs it: the alias may move.
+        train=train_settings(args, teacher=args.encoder or DEFAULT_TEACHER, split="time"),
+        registry=RegistrySettings(model_name=args.name),
+    )
+    night = run_nightly(settings, say)
+    lines = ["these inputs were taken before; nothing was done again"] if night.is_repeat else []
+    show(
+        args,
+        night.data | {"repeat": night.is_repeat},
+        [*lines, *night_lines(night.data, str(night.folder / "report.html"))],
+    )
+    if not night.accepted:
+        raise GateError(f"the night was refused by: {night.refused_by}; see {night.folder / 'report.html'}")
+
+
 def demo(args: argparse.Namespace) -> None:
     """`router-ml demo`"""
     from training.demo import run_demo
@@ -296,7 +332,8 @@ def metrics_of(report: EvaluationReport) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def _parameters(trained: Trained) -> dict[str, str]:
+def parameters(trained: Trained) -> dict[str, str]:
+    """What MLflow shows a version was made with."""
     manifest = trained.manifest
     return {
         "encoder": f"{manifest.encoder['kind']} {manifest.encoder['name']}",

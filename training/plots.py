@@ -117,8 +117,9 @@ def calibration_figure(p: Floats, y: Floats, title: str) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG at 150 dots per inch."""
-    figure.savefig(path, format="png", dpi=150)
+    """Write a PNG at 150 dots per inch, or an SVG, by the ending of the name."""
+    form = path.suffix.removeprefix(".")
+    figure.savefig(path, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

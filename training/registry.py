@@ -11,9 +11,8 @@ import logging
 import os
 import re
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from router_ml.errors import InputError
+from router_ml.errors import GateError, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+PREVIOUS = "previous"
+"""The champion before the present one."""
 
 _BUNDLE = "bundle"
 _SQLITE = "sqlite:///"
@@ -115,6 +116,87 @@ def log_training_run(record: TrainingRecord, settings: RegistrySettings = DEFAUL
             raise
         client.set_terminated(run.info.run_id)
         return LoggedRun(run.info.run_id, run.info.artifact_uri)
+
+
+def resume_run(
+    record: TrainingRecord, key: tuple[str, str], settings: RegistrySettings = DEFAULT_SETTINGS
+) -> LoggedRun:
+    """The run that carries the tag `key` (name, value), begun if there is none, filled and left open.
+
+    Doing it again after a kill fills the same run with the same; `end_run` ends it.
+    """
+    with _client(settings) as client:
+        experiment = _experiment_id(client, settings)
+        name, value = key
+        found = client.search_runs([experiment], f"tags.`{name}` = '{value}'", max_results=1)
+        run = found[0] if found else client.create_run(experiment, tags={**record.tags, name: value})
+        _fill_run(client, run.info.run_id, record)
+        return LoggedRun(run.info.run_id, run.info.artifact_uri)
+
+
+def end_run(
+    run_id: str,
+    settings: RegistrySettings = DEFAULT_SETTINGS,
+    *,
+    status: str = "FINISHED",
+    tags: Mapping[str, str] | None = None,
+    files: Sequence[Path] = (),
+) -> None:
+    """Attach the last files and tags, and end a run; doing it again changes nothing."""
+    with _client(settings) as client:
+        for name, value in (tags or {}).items():
+            client.set_tag(run_id, name, value)
+        for path in files:
+            client.log_artifact(run_id, str(path))
+        client.set_terminated(run_id, status)
+
+
+def end_abandoned(
+    key: tuple[str, str], settings: RegistrySettings = DEFAULT_SETTINGS, *, tags: Mapping[str, str] | None = None
+) -> None:
+    """End the run that carries the tag `key` as killed, where there is one that is still open."""
+    database = _database(_tracking_uri(settings))
+    if database is not None and not database.exists():
+        return
+    with _client(settings) as client:
+        experiment = _experiment_id(client, settings)
+        found = client.search_runs([experiment], f"tags.`{key[0]}` = '{key[1]}'", max_results=1)
+    if found and found[0].info.status == "RUNNING":
+        end_run(found[0].info.run_id, settings, status="KILLED", tags=tags)
+
+
+def version_of_run(run: LoggedRun, settings: RegistrySettings = DEFAULT_SETTINGS) -> int | None:
+    """Number of the registered version whose bundle is of this run; None: there is none."""
+    with _client(settings) as client:
+        found = client.search_model_versions(f"name = '{settings.model_name}' and run_id = '{run.run_id}'")
+        return min((int(version.version) for version in found), default=None)
+
+
+def champion_number(settings: RegistrySettings = DEFAULT_SETTINGS) -> int | None:
+    """Number of the champion, None where there is none; InputError where the store does not say."""
+    database = _database(_tracking_uri(settings))
+    if database is not None and not database.exists():
+        return None
+    with _client(settings) as client:
+        found = client.search_registered_models(f"name = '{settings.model_name}'")
+        aliases = found[0].aliases if found else {}
+        return int(aliases[CHAMPION]) if CHAMPION in aliases else None
+
+
+def promote(version: int, instead_of: int | None, settings: RegistrySettings = DEFAULT_SETTINGS) -> None:
+    """Make a version the champion in place of `instead_of`, which `previous` names from now on.
+
+    Doing it again changes nothing. GateError when another version has become the champion meanwhile.
+    """
+    current = champion_number(settings)
+    if current not in (instead_of, version):
+        raise GateError(
+            f"the champion was changed to version {current} while this night ran, and the night judged version "
+            f"{version} against {'none' if instead_of is None else instead_of}; nothing was promoted, run it again"
+        )
+    if instead_of is not None:
+        set_alias(PREVIOUS, instead_of, settings)
+    set_alias(CHAMPION, version, settings)
 
 
 def register(
@@ -218,7 +300,8 @@ def resolve(reference: str, settings: RegistrySettings = DEFAULT_SETTINGS, into:
 def _fill_run(client: MlflowClient, run_id: str, record: TrainingRecord) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-    now = int(time.time() * 1000)
+    # Of the run's beginning, so that filling it again after a kill writes the same.
+    now = client.get_run(run_id).info.start_time
     known = {name: value for name, value in record.metrics.items() if value is not None and value == value}
     parameters = {name: value for name, value in record.parameters.items() if value is not None}
     client.log_batch(

@@ -82,6 +82,7 @@ ORDERERS = {
     "demo",
     "drift",
     "follow",
+    "nightly",
     "pipeline",
     "report",
     "selection",

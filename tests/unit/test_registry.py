@@ -8,13 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
-from router_ml.errors import InputError
+from router_ml.errors import GateError, InputError
 from training import registry
 from training.registry import CHALLENGER, CHAMPION, LoggedRun, RegistrySettings, TrainingRecord
 
@@ -221,3 +221,45 @@ def test_a_first_training_prints_nothing_and_makes_the_default_store(tmp_path: P
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
+
+
+def test_a_run_is_found_again_by_its_key_and_filled_once(store: Store, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    key = ("night", "20261121")
+    first = registry.resume_run(record(tmp_path), key, store.settings)
+    client = MlflowClient(tracking_uri=store.settings.tracking_uri)
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+    again = registry.resume_run(record(tmp_path), key, store.settings)
+    assert again == first
+    assert len(client.get_metric_history(first.run_id, "aiq")) == 1
+    assert registry.version_of_run(first, store.settings) is None
+    number = registry.register(first, store.settings)
+    assert registry.version_of_run(first, store.settings) == number
+    registry.end_abandoned(key, store.settings, tags={"superseded_by": "another"})
+    ended = client.get_run(first.run_id)
+    assert (ended.info.status, ended.data.tags["superseded_by"]) == ("KILLED", "another")
+    registry.end_abandoned(("night", "none such"), store.settings)
+
+
+def test_promotion_moves_the_champion_and_keeps_the_one_before(store: Store, tmp_path: Path) -> None:
+    assert registry.champion_number(settings_of(tmp_path / "no store yet")) is None
+    settings = replace(store.settings, model_name="promoted")
+    assert registry.champion_number(settings) is None
+    one, two, three = (registry.register(store.run, settings) for _ in range(3))
+    assert registry.champion_number(settings) is None
+    registry.promote(one, None, settings)
+    assert registry.champion_number(settings) == one
+    for _ in range(2):  # again, as after a kill
+        registry.promote(two, one, settings)
+        assert registry.look_up("models:/promoted@champion", settings).version == two
+        assert registry.look_up("models:/promoted@previous", settings).version == one
+    with pytest.raises(GateError, match=f"changed to version {two} while this night ran"):
+        registry.promote(three, one, settings)
+    assert registry.champion_number(settings) == two
+
+
+def test_a_store_that_cannot_be_reached_is_not_one_without_a_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError, match="cannot be used"):
+        registry.champion_number(RegistrySettings(tracking_uri="http://127.0.0.1:9"))
