@@ -148,11 +148,26 @@ def test_too_few_clusters_leave_everything_open() -> None:
     assert (interval.low, interval.high) == (-np.inf, np.inf)
 
 
+def test_an_interval_is_as_wide_as_resampled_deviations_are_large() -> None:
+    """By hand, one resample after the other; skewed values, for which Student's t would be shorter."""
+    values = np.random.default_rng(4).exponential(size=12) ** 2
+    sums = values - values.mean()
+    (interval,) = studentised_intervals(np.zeros(1), sums[:, None], np.arange(12), repeats=4000)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(4000):
+        drawn = sums[rng.integers(12, size=12)]
+        found.append(abs(drawn.sum()) / max(np.sqrt(12 * drawn.var(ddof=1)), 1e-12))
+    half = np.quantile(found, 0.95) * np.sqrt(12 * sums.var(ddof=1))
+    assert interval.high == pytest.approx(half, rel=0.05)
+    assert interval.low == -interval.high
+
+
 def test_the_finite_sample_bound_holds_and_narrows() -> None:
     covered, widths = [], {200: [], 3000: []}
     for seed in range(12):
         for n, found in widths.items():
-            low, high = finite_sample_bound(logs(n, seed=seed), 0.9)
+            rows = logs(n, seed=seed)
+            low, high = finite_sample_bound(rows, rows.reward[rows.action == 1].mean())
             found.append(high - low)
             covered.append(low <= SUCCESS[1] <= high)
     assert sum(covered) >= 23

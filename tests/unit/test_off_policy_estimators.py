@@ -50,18 +50,18 @@ def test_the_formulas_by_hand() -> None:
     rows = LoggedRows(
         reward=np.array([1.0, 0.0]),
         action=np.array([0, 1]),
-        propensity=np.array([0.5, 0.25]),
+        propensity=np.array([0.5, 0.125]),
         target=np.array([[1.0, 0.0], [0.5, 0.5]]),
         q=np.array([[0.8, 0.4], [0.6, 0.2]]),
         cluster=np.arange(2),
     )
-    # w = 2, 2; q(x, pi) = 0.8, 0.4; residuals 0.2, -0.2
+    # w = 2, 4; q(x, pi) = 0.8, 0.4; residuals 0.2, -0.2
     values = {name: use(rows).value for name, use in ESTIMATORS.items()}
     assert values["direct method"] == pytest.approx(0.6)
-    assert values["IPS"] == pytest.approx(1.0)
-    assert values["self-normalised IPS"] == pytest.approx(0.5)
-    assert values["doubly robust"] == pytest.approx(0.6 + (2 * 0.2 - 2 * 0.2) / 2)
-    assert values["self-normalised doubly robust"] == pytest.approx(0.6)
+    assert values["IPS"] == pytest.approx(2 / 2)
+    assert values["self-normalised IPS"] == pytest.approx(2 / 6)
+    assert values["doubly robust"] == pytest.approx(0.6 + (2 * 0.2 - 4 * 0.2) / 2)
+    assert values["self-normalised doubly robust"] == pytest.approx(0.6 + (2 * 0.2 - 4 * 0.2) / 6)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
