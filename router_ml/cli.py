@@ -213,8 +213,8 @@ def _add_simulate(commands: Any) -> None:
         "--reporting",
         choices=("at-once", "late", "complaints"),
         default="at-once",
-        help="late: failures are reported after an hour, successes after half a day on average; complaints: one failure in two is "
-        "reported, and nothing else; default at-once: all",
+        help="late: failures are reported after an hour, successes after half a day on average; complaints: one "
+        "failure in two is reported, and nothing else; default at-once: all",
     )
     parser.add_argument("--truth", type=Path, metavar="FILE", help="also write true success and cost, as Parquet")
 
