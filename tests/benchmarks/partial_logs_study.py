@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--prompt-column", action="append", help="first of these that a table holds; default prompt")
+    parser.add_argument("--no-simulated", action="store_true", help="leave out the simulated table")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="may be repeated; default: all")
     args = parser.parse_args()
     encoder = prepare_encoder(EncoderSettings())
@@ -205,6 +206,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         read = tables(args.tables, args.prompt_column or ["prompt"], encoder, Path(scratch))
         for name, make in read.items():
+            if args.no_simulated and name == "simulated":
+                continue
             data = make()
             cases = [part(data, encoder.tokenizer.vocabulary_size, seed) for seed in range(args.seeds)]
             for policy in args.policy or POLICIES:
