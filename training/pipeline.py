@@ -30,7 +30,7 @@ from training.derived_prices import catalog_from_logs
 from training.encoder import Encoder, EncoderSettings, prepare_encoder
 from training.evaluate import Judgement, SegmentMeans, evaluate, held_of, segment_means
 from training.evidence import gather_evidence, propensity_floor
-from training.export import ParityReport, check_parity, estimates_of, write_bundle
+from training.export import ParityReport, check_parity, check_uncertainty, estimates_of, write_bundle
 from training.fit import FitSettings
 from training.graph import GraphParts
 from training.operating import fill_outcomes, fit_operating_points
@@ -38,6 +38,7 @@ from training.outcomes import ReadReport, read_outcomes
 from training.promise import Promise, find_promise, fix_paths
 from training.split import FIT, TEST, TUNE, Split, SplitSettings, assign_split
 from training.trees import row_feature_names
+from training.uncertainty import fit_uncertainty, uncertainty_graph
 from training.verdict import Verdict
 from training.version import fit_verdict, fit_version
 
@@ -85,6 +86,8 @@ class Trained:
 
     manifest: Manifest
     graph: bytes
+    uncertainty: bytes
+    """The second graph, how sure the first one is."""
     catalog: Catalog
     tokenizer_json: bytes | None
     read: ReadReport
@@ -104,7 +107,7 @@ class Trained:
 
     def write(self, path: Path) -> str:
         """Write the bundle folder; returns its hash."""
-        return write_bundle(path, self.manifest, self.graph, self.catalog, self.tokenizer_json)
+        return write_bundle(path, self.manifest, self.graph, self.catalog, self.tokenizer_json, self.uncertainty)
 
 
 def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
@@ -141,7 +144,11 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     say("checking the graph against the native models, and evaluating on held-out prompts")
     test = data.where(split_part == TEST)
     held_index = test.prompts_with_rows()
-    parity = check_parity(parts, data, held_index[:: -(-len(held_index) // _PARITY_PROMPTS)])
+    shown = held_index[:: -(-len(held_index) // _PARITY_PROMPTS)]
+    parity = check_parity(parts, data, shown)
+    uncertainty = fit_uncertainty(data.prompts, version.success, len(data.segments))
+    uncertainty_bytes = uncertainty_graph(uncertainty)
+    check_uncertainty(uncertainty_bytes, uncertainty, data.prompts, shown)
     estimates = estimates_of(session, data, held_index, parts.pad_id, ratio)
     baseline = _baseline(data.where(split_part == FIT))
     held = held_of(test, held_index)
@@ -150,6 +157,7 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     return Trained(
         manifest=manifest,
         graph=graph,
+        uncertainty=uncertainty_bytes,
         catalog=catalog,
         tokenizer_json=encoder.tokenizer_json if encoder else None,
         read=table.report,
