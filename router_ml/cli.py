@@ -173,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_predict(commands)
     _add_evaluate(commands)
+    _add_export(commands)
     _add_benchmark(commands)
     _add_nightly(commands)
     _add_serve(commands)
@@ -326,6 +327,27 @@ def _add_evaluate(commands: Any) -> None:
         "--all-rows", action="store_true", help="also rows that training may have seen: too good to be true"
     )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="save the curve and calibration pictures there")
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add(
+        commands, "export", _command("export"), "logged requests and a version's choices, for other tools to judge"
+    )
+    parser.add_argument("logs", nargs="+", type=Path, help="outcome tables with propensities, files or folders")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help=_BUNDLE)
+    parser.add_argument(
+        "--format",
+        choices=("obp", "dsjson"),
+        required=True,
+        help="obp: dictionary of Open Bandit Pipeline, as .npz; dsjson: lines for Vowpal Wabbit",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--reward", choices=("success", "cost_usd", "latency_ms"), default="success", help="default success"
+    )
+    parser.add_argument("--catalog", help="prices to use instead of the bundle's")
+    parser.add_argument("--prompt-column", default="prompt", metavar="NAME", help="column that holds the text")
+    parser.add_argument("--all-rows", action="store_true", help="also rows that training may have seen")
 
 
 def _add_benchmark(commands: Any) -> None:

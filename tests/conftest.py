@@ -319,6 +319,7 @@ def _token_world(n: int = 1500, m: int = 4, seed: int = 0, *, partial: bool = Fa
         propensity=propensity,
         time_us=np.full(r, -1),
         own_split=np.full(r, ""),
+        session=np.full(r, -1),
     )
     names = tuple(f"model-{j}" for j in range(m))
     data = Dataset(prompts, rows, names, tuple(f"segment-{k}" for k in range(segments)), "0" * 64)

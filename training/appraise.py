@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
+from router_ml.policy import Policy
 from router_ml.text import Int64Array, Tokenizer
-from router_ml.types import Float32Array
+from router_ml.types import Estimates, Float32Array
 from training.dataset import Dataset, build_dataset
 from training.evaluate import Judgement, SegmentMeans, evaluate, held_of
 from training.export import estimates_of
+from training.off_policy.policy_report import report_policy
 from training.outcomes import ReadReport, read_outcomes
 from training.split import TEST, SplitSettings, assign_split
 
@@ -53,6 +55,47 @@ class GraphText:
         return np.zeros((len(rows), self._size), dtype=np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """Rows to judge by, and what the version says of their prompts."""
+
+    data: Dataset
+    index: NDArray[np.int64]
+    """Prompts that have rows."""
+    estimates: Estimates
+    """Of the prompts `index`, by the bundle's own graph."""
+    read: ReadReport
+    rows_used: str
+    """Which rows, in words."""
+    strange: tuple[str, ...]
+    """Models of the logs that the version does not know; their rows are left out."""
+
+
+def estimate_logs(
+    logs: Sequence[Path], opened: Bundle, settings: EvaluateSettings, rejects: Path, say: Callable[[str], None]
+) -> Estimated:
+    """Read `logs` and estimate their prompts; InputError when no row is left to judge by."""
+    manifest = opened.manifest
+    say("reading the logs")
+    table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
+    size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
+    text = GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
+    data = build_dataset(table.batches(), text)
+    strange = tuple(name for name in data.models if name not in manifest.models)
+    rows, words = _held_rows(data, opened, settings)
+    data = data.where(rows).keep_models(manifest.models).keep_segments(manifest.segments)
+    if not (~np.isnan(data.rows.success)).any():
+        raise InputError(
+            f"no row with a known `success` is left to judge by ({words}); "
+            "give newer logs, or --all-rows to use every row, knowing that training may have seen them"
+        )
+    say("estimating")
+    index = data.prompts_with_rows()
+    pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
+    estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
+    return Estimated(data, index, estimates, table.report, words, strange)
+
+
 def appraise(
     logs: Sequence[Path],
     opened: Bundle,
@@ -62,30 +105,18 @@ def appraise(
     say: Callable[[str], None],
 ) -> Appraisal:
     """Evaluate `opened` on `logs`; InputError when no row is left to judge by."""
-    manifest = opened.manifest
-    say("reading the logs")
-    table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
-    size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
-    text = GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
-    data = build_dataset(table.batches(), text)
-    strange = [name for name in data.models if name not in manifest.models]
-    rows, words = _held_rows(data, opened, settings)
-    data = data.where(rows).keep_models(manifest.models).keep_segments(manifest.segments)
-    if not (~np.isnan(data.rows.success)).any():
-        raise InputError(
-            f"no row with a known `success` is left to judge by ({words}); "
-            "give newer logs, or --all-rows to use every row, knowing that training may have seen them"
-        )
-    say("estimating and evaluating")
-    index = data.prompts_with_rows()
-    pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
-    estimates = estimates_of(opened.session, data, index, pad_id, manifest.input_token_ratio)
+    found = estimate_logs(logs, opened, settings, rejects, say)
+    say("evaluating")
+    manifest, data, estimates = opened.manifest, found.data, found.estimates
     used, baseline = catalog or opened.catalog, _baseline(manifest.baseline)
-    judgement = evaluate(used, manifest.models, opened.points, estimates, held_of(data, index), baseline)
-    if strange:
-        note = f"in the logs but unknown to the version, so left out: {', '.join(strange)}"
-        judgement = replace(judgement, report=judgement.report.with_note(note))
-    return Appraisal(judgement, table.report, words)
+    held = held_of(data, found.index)
+    judgement = evaluate(used, manifest.models, opened.points, estimates, held, baseline)
+    # The catalog of the day of each decision is not in the table: prices are those of the catalog given.
+    off_policy = report_policy(data, found.index, Policy(used, manifest.models, opened.points), estimates)
+    report = judgement.report.with_off_policy(off_policy)
+    if found.strange:
+        report = report.with_note(f"in the logs but unknown to the version, so left out: {', '.join(found.strange)}")
+    return Appraisal(replace(judgement, report=report), found.read, found.rows_used)
 
 
 def _held_rows(data: Dataset, opened: Bundle, settings: EvaluateSettings) -> tuple[NDArray[np.bool_], str]:

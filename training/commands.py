@@ -17,13 +17,16 @@ from router_ml import bundle
 from router_ml.cli import bundle_folder, read_catalog, say, show
 from router_ml.errors import GateError, InputError
 from router_ml.operating_points import DEFAULT_CONFIDENCE
+from router_ml.policy import Policy
 from router_ml.router import Router
 from router_ml.types import Rule
-from training.appraise import EvaluateSettings, appraise
+from training.appraise import EvaluateSettings, appraise, estimate_logs
+from training.bandit_export import export_bandit
 from training.encoder import DEFAULT_TEACHER, EncoderKind, EncoderSettings
 from training.evaluate import EvaluationReport, Judgement
 from training.fit import FitSettings
 from training.ingest import ingest_journal
+from training.off_policy.policy_rows import NotJudged, policy_rows
 from training.outcomes import read_outcomes, write_outcomes
 from training.pipeline import Trained, TrainSettings
 from training.pipeline import train as run_train
@@ -187,6 +190,22 @@ def evaluate(args: argparse.Namespace) -> None:
     data = found.judgement.report.to_dict() | {"rows_used": found.rows_used, "read": found.read.to_dict()}
     lines = [*found.read.lines(), f"rows used: {found.rows_used}", *evaluation_lines(found.judgement.report)]
     show(args, finite(data), lines)
+
+
+def export(args: argparse.Namespace) -> None:
+    """`router-ml export`"""
+    opened = bundle.load(bundle_folder(args.model))
+    settings = EvaluateSettings(prompt_column=args.prompt_column, all_rows=args.all_rows)
+    with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
+        found = estimate_logs(args.logs, opened, settings, Path(scratch) / f"export{REJECTS_SUFFIX}", say)
+    policy = Policy(read_catalog(args.catalog) or opened.catalog, opened.manifest.models, opened.points)
+    rows = policy_rows(found.data, found.index, policy, found.estimates)
+    if isinstance(rows, NotJudged):
+        raise InputError(f"nothing to export: {rows.reason}")
+    n_rows = export_bandit(args.out, args.format, rows, args.reward, found.data, found.estimates)
+    data = {"out": str(args.out), "format": args.format, "reward": args.reward, "rows": n_rows}
+    lines = [*found.read.lines(), f"rows used: {found.rows_used}", f"{n_rows:,} requests -> {args.out}"]
+    show(args, data | {"rows_used": found.rows_used}, lines)
 
 
 def benchmark(args: argparse.Namespace) -> None:

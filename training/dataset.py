@@ -81,6 +81,8 @@ class Rows:
     """Unix microseconds; -1 where unknown."""
     own_split: NDArray[np.str_]
     """The file's own `split`; empty where it has none."""
+    session: NDArray[np.int64]
+    """Number of the session; -1 where unknown."""
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -172,6 +174,7 @@ class DatasetBuilder:
         self._prompt_index: dict[tuple[str, str], int] = {}
         self._model_index: dict[str, int] = {}
         self._segment_index: dict[str, int] = {"": 0}
+        self._session_index: dict[str, int] = {}
         self._prompt_parts: list[Prompts] = []
         self._row_parts: list[Rows] = []
         self._hash = hashlib.sha256()
@@ -271,6 +274,9 @@ class DatasetBuilder:
     def _segment(self, name: str) -> int:
         return self._segment_index.setdefault(name, len(self._segment_index))
 
+    def _session(self, name: str | None) -> int:
+        return -1 if name is None else self._session_index.setdefault(name, len(self._session_index))
+
     def _rows(self, batch: pa.RecordBatch, prompt: list[int]) -> Rows:
         models = batch.column("model").to_pylist()
         model = [self._model_index.setdefault(name, len(self._model_index)) for name in models]
@@ -278,6 +284,7 @@ class DatasetBuilder:
         time = batch.column("timestamp").cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         names = batch.schema.names
         split = batch.column("split").to_pylist() if "split" in names else [None] * len(models)
+        session = [self._session(name) for name in batch.column("session_id").to_pylist()]
         self._hash.update("\n".join(batch.column("request_id").to_pylist()).encode())
         self._hash.update("\n".join(models).encode())
         for column in values.values():
@@ -287,6 +294,7 @@ class DatasetBuilder:
             model=np.array(model, dtype=np.int64),
             time_us=time.astype(np.int64),
             own_split=np.array([name or "" for name in split], dtype="U5"),
+            session=np.array(session, dtype=np.int64),
             **values,
         )
 

@@ -18,6 +18,8 @@ from training.dataset import Dataset
 from training.intervals import Interval, Weights, bootstrap
 from training.magnitude_report import MagnitudeReport, report_magnitude
 from training.metrics import SweepPoints
+from training.off_policy.policy_report import OffPolicyReport
+from training.off_policy.policy_rows import NotJudged
 from training.operating import willingness_grid
 from training.targets import TargetFigures, target_figures
 
@@ -142,12 +144,21 @@ class EvaluationReport:
     notes: tuple[str, ...]
     magnitudes: tuple[MagnitudeReport, ...] = ()
     """Of expected output tokens, cost and latency, where they were logged."""
+    off_policy: OffPolicyReport | None = None
+    """What the version's policy would have been worth on the logged requests; None where they cannot tell."""
+    off_policy_reason: str | None = None
+    """Why there is none."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def with_note(self, note: str) -> EvaluationReport:
         return replace(self, notes=(*self.notes, note))
+
+    def with_off_policy(self, found: OffPolicyReport | NotJudged) -> EvaluationReport:
+        if isinstance(found, NotJudged):
+            return replace(self, off_policy_reason=found.reason)
+        return replace(self, off_policy=found)
 
 
 @dataclass(frozen=True, slots=True)

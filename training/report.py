@@ -10,23 +10,15 @@ from router_ml.operating_points import OperatingPoints
 from router_ml.types import Rule
 from training.evaluate import Comparison, CurveFigures, EvaluationReport
 from training.magnitude_report import MagnitudeReport
+from training.off_policy.lines import off_policy_lines
 from training.pipeline import Trained
 from training.promise import Promise
 from training.targets import TargetFigures
+from training.text_table import table
 from training.verdict import Layer, Verdict
 
 _SHOWN_MODELS = 4
 _SHOWN_TARGETS = (0.9, 0.95, 0.97, 0.98, 0.99, 1.0)
-
-
-def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Rows of text as aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append((indent + "  ".join([row[0].ljust(widths[0]), *cells[1:]])).rstrip())
-    return lines
 
 
 def evaluation_lines(report: EvaluationReport) -> list[str]:
@@ -41,6 +33,10 @@ def evaluation_lines(report: EvaluationReport) -> list[str]:
             f"Brier {c.brier:.4f} (segment means {c.brier_segment_means:.4f}); AUC {c.auc:.3f}"
         ]
     lines += [_magnitude(magnitude) for magnitude in report.magnitudes]
+    if report.off_policy:
+        lines += off_policy_lines(report.off_policy)
+    elif report.off_policy_reason and not report.comparison:
+        lines.append(f"no off-policy estimate: {report.off_policy_reason}")
     return lines + [f"note: {note}" for note in report.notes]
 
 

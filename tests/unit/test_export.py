@@ -57,7 +57,7 @@ def of_lengths(lengths: list[int]) -> Dataset:
         np.zeros(n, np.int64),
     )
     whole = none.astype(np.int64)
-    return Dataset(prompts, Rows(whole, whole, *[none] * 7, whole, none.astype(str)), ("m",), (), "")
+    return Dataset(prompts, Rows(whole, whole, *[none] * 7, whole, none.astype(str), whole), ("m",), (), "")
 
 
 @examples(max_examples=150, deadline=None)

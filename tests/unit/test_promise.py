@@ -230,7 +230,7 @@ def logged(some: World, rng: np.random.Generator) -> tuple[Dataset, float]:
     )
     propensity = chance[np.arange(n), model]
     numbers = success, unknown, unknown, unknown, unknown, unknown, propensity
-    rows = Rows(np.arange(n), model, *numbers, np.full(n, -1), np.full(n, ""))
+    rows = Rows(np.arange(n), model, *numbers, np.full(n, -1), np.full(n, ""), np.full(n, -1))
     return Dataset(prompts, rows, tuple(PRICES), (), ""), 0.1
 
 

@@ -11,7 +11,7 @@ from training.benchmark.stability import Flips
 from training.benchmark.standings import Line, Standing
 from training.benchmark.suite import BenchmarkReport, TableReport
 from training.intervals import Interval
-from training.report import table
+from training.text_table import table
 
 _HEAD = (
     "",
