@@ -11,9 +11,11 @@ from router_ml.errors import InputError
 from training.synthetic.logging_policy import LoggingPolicy, logging_probabilities
 from training.synthetic.traffic import (
     Drift,
+    LongerAnswers,
     NewModel,
     Outage,
     PriceChange,
+    PromptDrift,
     TrafficSettings,
     TrafficSlice,
     draw_traffic,
@@ -156,6 +158,36 @@ def test_drift_lowers_one_model_and_shifts_the_prompts_from_its_day_on(world: Wo
         assert np.array_equal(np.delete(after, 1, axis=1), np.delete(before, 1, axis=1))
 
 
+def test_a_supplier_may_change_a_model_while_the_prompts_stay(world: World, plain: list[TrafficSlice]) -> None:
+    drift = Drift(day=2, model=world.models[1], ability_change=-2.0, segment_shares=None)
+    parts = list(draw_traffic(world, dataclasses.replace(PLAIN, drift=drift)))
+    assert [part.prompts.texts for part in parts] == [part.prompts.texts for part in plain]
+    after = parts[2].world.true_success(parts[2].prompts)
+    assert (after[:, 1] < world.true_success(parts[2].prompts)[:, 1]).all()
+
+
+def test_prompts_drift_to_one_topic_of_each_segment_from_its_day_on(world: World, plain: list[TrafficSlice]) -> None:
+    settings = dataclasses.replace(PLAIN, requests_per_day=2000, prompt_drift=PromptDrift(day=2, share=0.4))
+    parts = list(draw_traffic(world, settings))
+    last = np.cumsum([len(segment.topics) for segment in world.segments]) - 1
+    about = [np.isin(part.prompts.topic, last).mean() for part in parts]
+    assert max(about[:2]) + 0.2 < min(about[2:])
+    segments = [np.bincount(part.prompts.segment, minlength=4) / 2000 for part in parts]
+    assert np.abs(segments[3] - segments[1]).max() < 0.2
+    early = list(draw_traffic(world, dataclasses.replace(PLAIN, prompt_drift=PromptDrift(day=2))))
+    assert early[1].prompts.texts == plain[1].prompts.texts
+
+
+def test_answers_of_one_model_are_longer_from_their_day_on(world: World, plain: list[TrafficSlice]) -> None:
+    longer = LongerAnswers(day=2, model=world.models[3], factor=1.5)
+    parts = list(draw_traffic(world, dataclasses.replace(PLAIN, longer_answers=longer)))
+    for part, reference in zip(parts, plain, strict=True):
+        ratio = part.world.true_output_tokens(part.prompts) / reference.world.true_output_tokens(part.prompts)
+        expected = np.ones(8)
+        expected[3] = 1.5 if part.day >= 2 else 1.0
+        assert ratio == pytest.approx(np.tile(expected, (300, 1)))
+
+
 def test_a_price_change_holds_from_its_day_on(world: World, plain: list[TrafficSlice]) -> None:
     change = PriceChange(day=1, model=world.models[3], factor=0.25)
     parts = list(draw_traffic(world, dataclasses.replace(PLAIN, price_change=change)))
@@ -192,6 +224,9 @@ SETTINGS: list[tuple[Callable[[], TrafficSettings], str]] = [
     (lambda: TrafficSettings(requests_per_day=0), "`requests_per_day`"),
     (lambda: TrafficSettings(drift=Drift(1, "gpt-1")), "`gpt-1`"),
     (lambda: TrafficSettings(price_change=PriceChange(1, "gpt-1")), "`gpt-1`"),
+    (lambda: TrafficSettings(longer_answers=LongerAnswers(1, "gpt-1")), "`gpt-1`"),
+    (lambda: TrafficSettings(longer_answers=LongerAnswers(1, "gpt-5.4", factor=0.0)), "`factor`"),
+    (lambda: TrafficSettings(prompt_drift=PromptDrift(1, share=1.5)), "`share`"),
     (lambda: TrafficSettings(new_model=NewModel(1, "gpt-1")), "`gpt-1`"),
     (lambda: TrafficSettings(outage=Outage(1, "nobody")), "`nobody`"),
     (lambda: TrafficSettings(drift=Drift(1, "gpt-5.4", segment_shares=(0.5, 0.5))), "`segment_shares`"),

@@ -40,6 +40,12 @@ class Profiles:
         ability[model] += change
         return replace(self, ability=ability)
 
+    def with_answers_longer(self, model: int, factor: float) -> Profiles:
+        """The same models, the answers of one of them `factor` times as long."""
+        verbosity = self.verbosity.copy()
+        verbosity[model] += np.log(factor)
+        return replace(self, verbosity=verbosity)
+
 
 def make_profiles(catalog: Catalog, seed: int) -> Profiles:
     """Profiles of all models of a catalog; drawn ones depend on seed, name and rank by price."""

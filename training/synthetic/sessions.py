@@ -74,16 +74,19 @@ class PromptSource:
         # A text that is not made for a topic needs no skill in particular: the row that -1 selects.
         self._skill = np.array([topic.skill for topic in self.topics] + [(0.0,) * len(self.topics[0].skill)])
 
-    def draw(self, rng: np.random.Generator, n: int, shares: Float64Array) -> Prompts:
-        """n prompts of as many sessions as that takes, the last one cut short; `shares` of the segments, [4]."""
-        sessions = self._plan(rng, n, shares)
+    def draw(self, rng: np.random.Generator, n: int, shares: Float64Array, last_topic: float = 0.0) -> Prompts:
+        """n prompts of as many sessions as that takes, the last one cut short; `shares` of the segments, [4].
+
+        A share `last_topic` of the sessions is about the last topic of their segment, the rest about any.
+        """
+        sessions = self._plan(rng, n, shares, last_topic)
         repeated = np.repeat(np.arange(len(sessions.n_turns)), sessions.n_turns)
         levels = rng.choice(len(LEVELS), size=n, p=LEVEL_SHARES)
         n_constraints = rng.choice(len(CONSTRAINT_SHARES), size=n, p=CONSTRAINT_SHARES)
         turns = list(self._write(sessions, levels.tolist(), n_constraints.tolist(), draw_integers(rng)))
         return self._assemble(sessions, repeated, turns)
 
-    def _plan(self, rng: np.random.Generator, n: int, shares: Float64Array) -> _Sessions:
+    def _plan(self, rng: np.random.Generator, n: int, shares: Float64Array, last_topic: float) -> _Sessions:
         uniform = 1.0 - rng.random(n)
         n_turns = np.minimum(np.floor(uniform ** (-1.0 / SESSION_TAIL)), LONGEST_SESSION).astype(np.int64)
         ends = np.cumsum(n_turns)
@@ -96,10 +99,13 @@ class PromptSource:
         wanted = np.array([one.context_share for one in self.segments])[segment]
         repeats = np.array([one.repeats.share for one in self.segments])[segment]
         has_texts = np.array([bool(one.repeats.texts) for one in self.segments])[segment]
+        topic = rng.integers(0, n_topics[segment])
+        if last_topic:
+            topic = np.where(rng.random(k) < last_topic, n_topics[segment] - 1, topic)
         return _Sessions(
             n_turns=n_turns,
             segment=segment,
-            topic=rng.integers(0, n_topics[segment]),
+            topic=topic,
             tenant=rng.choice(len(self._tenant_shares), size=k, p=self._tenant_shares),
             has_context=~single | (rng.random(k) < wanted),
             is_repeat=single & has_texts & (rng.random(k) < repeats),

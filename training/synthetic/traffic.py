@@ -39,8 +39,26 @@ class Drift:
     model: str
     ability_change: float = -1.2
     """Log-odds of success."""
-    segment_shares: tuple[float, ...] = (0.28, 0.20, 0.32, 0.20)
-    """Of sessions, from that day on, in the order support, extraction, coding, legal."""
+    segment_shares: tuple[float, ...] | None = (0.28, 0.20, 0.32, 0.20)
+    """Of sessions, from that day on, in the order support, extraction, coding, legal; None: as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDrift:
+    """From a day on, more sessions than before are about one topic of their segment; segments keep their shares."""
+
+    day: int
+    share: float = 0.3
+    """Of sessions, in (0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongerAnswers:
+    """From a day on, a model's answers are `factor` times as long."""
+
+    day: int
+    model: str
+    factor: float = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +102,8 @@ class TrafficSettings:
     logging_policy: LoggingPolicy = field(default_factory=LoggingPolicy)
     """The logging policy."""
     drift: Drift | None = None
+    prompt_drift: PromptDrift | None = None
+    longer_answers: LongerAnswers | None = None
     price_change: PriceChange | None = None
     outage: Outage | None = None
     new_model: NewModel | None = None
@@ -128,9 +148,11 @@ class TrafficSlice:
 
 def world_on(day: int, world: World, settings: TrafficSettings) -> World:
     """The world as it stands on a day: abilities and prices after the events up to then."""
-    drift, change = settings.drift, settings.price_change
+    drift, change, longer = settings.drift, settings.price_change, settings.longer_answers
     if drift is not None and day >= drift.day:
         world = world.with_ability_change(drift.model, drift.ability_change)
+    if longer is not None and day >= longer.day:
+        world = world.with_answers_longer(longer.model, longer.factor)
     if change is not None and day >= change.day:
         world = world.with_price_factor(change.model, change.factor)
     return world
@@ -159,7 +181,9 @@ def _slices(world: World, settings: TrafficSettings) -> Iterator[TrafficSlice]:
 def _draw_slice(base: World, settings: TrafficSettings, day: int, k: int, rows: tuple[int, int]) -> TrafficSlice:
     world = world_on(day, base, settings)
     rng = base.generator(PROMPT_STREAM, day, k)
-    prompts = world.source.draw(rng, rows[1] - rows[0], _segment_shares(day, base, settings))
+    other = settings.prompt_drift
+    last_topic = other.share if other is not None and day >= other.day else 0.0
+    prompts = world.source.draw(rng, rows[1] - rows[0], _segment_shares(day, base, settings), last_topic)
     within = np.array(rows) / settings.requests_per_day
     time_us = _day_start_us(day, settings) + _times_of_day(prompts, rng, within)
     chooser, outcome_rng = (base.generator(OUTCOME_STREAM, day, k, part) for part in range(2))
@@ -185,7 +209,9 @@ def _draw_slice(base: World, settings: TrafficSettings, day: int, k: int, rows: 
 
 def _segment_shares(day: int, world: World, settings: TrafficSettings) -> Float64Array:
     drift = settings.drift
-    return world.segment_shares if drift is None or day < drift.day else np.array(drift.segment_shares)
+    if drift is None or drift.segment_shares is None or day < drift.day:
+        return world.segment_shares
+    return np.array(drift.segment_shares)
 
 
 def _day_start_us(day: int, settings: TrafficSettings) -> int:
@@ -238,7 +264,7 @@ def _check(world: World, settings: TrafficSettings) -> None:
     for name in ("days", "requests_per_day"):
         if getattr(settings, name) < 1:
             raise InputError(f"`{name}` must be 1 or more, found {getattr(settings, name)}")
-    for event in (settings.drift, settings.price_change, settings.new_model):
+    for event in (settings.drift, settings.longer_answers, settings.price_change, settings.new_model):
         if event is not None and event.model not in world.models:
             raise InputError(f"`{event.model}` is not a model of the catalog {list(world.models)}")
     if settings.new_model is not None and len(world.models) < 2:
@@ -246,7 +272,15 @@ def _check(world: World, settings: TrafficSettings) -> None:
     providers = {offer.provider for offer in cheapest_offers(world.catalog)}
     if settings.outage is not None and settings.outage.provider not in providers:
         raise InputError(f"`{settings.outage.provider}` is not a provider of the catalog's cheapest offers {providers}")
-    if settings.drift is not None:
+    _check_drift(settings)
+
+
+def _check_drift(settings: TrafficSettings) -> None:
+    if settings.prompt_drift is not None and not 0 < settings.prompt_drift.share <= 1:
+        raise InputError(f"`share` of a drift of prompts must be in (0, 1], found {settings.prompt_drift.share}")
+    if settings.longer_answers is not None and not settings.longer_answers.factor > 0:
+        raise InputError(f"`factor` of longer answers must be above 0, found {settings.longer_answers.factor}")
+    if settings.drift is not None and settings.drift.segment_shares is not None:
         shares = settings.drift.segment_shares
         if len(shares) != len(SEGMENT_NAMES) or min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-9:
             raise InputError(f"`segment_shares` must be four shares that add up to 1, found {shares}")

@@ -201,6 +201,10 @@ class World:
         """The world in which a model's log-odds of success have moved by `change`."""
         return replace(self, profiles=self.profiles.with_ability_change(self.models.index(model), change))
 
+    def with_answers_longer(self, model: str, factor: float) -> World:
+        """The world in which a model's answers are `factor` times as long."""
+        return replace(self, profiles=self.profiles.with_answers_longer(self.models.index(model), factor))
+
     def with_price_factor(self, model: str, factor: float) -> World:
         """The world in which every price of a model's offers is `factor` times as high."""
         return replace(self, catalog=reprice(self.catalog, model, factor))
