@@ -31,7 +31,9 @@ def table(n: int, m: int, rows: Sequence[tuple[int, int, float, float]]) -> Data
         segment=np.zeros(n, np.int64),
     )
     index = prompt.astype(np.int64), model.astype(np.int64)
-    rest = Rows(*index, success, none, none, none, none, none, propensity, np.full(r, -1), np.full(r, ""), np.full(r, -1))
+    rest = Rows(
+        *index, success, none, none, none, none, none, propensity, np.full(r, -1), np.full(r, ""), np.full(r, -1)
+    )
     return Dataset(prompts, rest, tuple(f"m{j}" for j in range(m)), (), "")
 
 

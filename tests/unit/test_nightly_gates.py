@@ -173,7 +173,7 @@ JUDGED: dict[str, Any] = {
         for name in ("champion", "segment means", "single model", "best model")
     },
     "agreement": {"day": "2026-11-19", "n": 300, "correlation": 0.3, "standard_errors": 5.0, "contradicting": []},
-    "drift": [],
+    "drift": {"findings": [], "n_tests": {"last night": 9}},
     "latency": {"new_us": 130.0, "champion_us": 120.0},
 }
 
@@ -240,5 +240,6 @@ def test_less_wrong_than_the_champion_is_calibrated_enough() -> None:
 
 
 def test_drift_is_told_and_refuses_nothing() -> None:
-    gate = decided(drift=[{"drifted": True, "words": "model a fell by 0.1"}])["drift"]
-    assert gate.passed and gate.words == "model a fell by 0.1"
+    found = {"findings": [{"alarm": True, "words": "model a fell by 0.1"}], "n_tests": {"training": 9}}
+    gate = decided(drift=found)["drift"]
+    assert gate.passed and gate.figure == 1 and gate.words.endswith("; model a fell by 0.1")
