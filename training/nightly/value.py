@@ -30,9 +30,12 @@ class Difference:
 
     estimator: str
     new: float | None
+    new_low: float | None
+    new_high: float | None
+    """With `new_low`, the interval of `new`."""
     old: float | None
     difference: float | None
-    """New minus old."""
+    """New minus old, with its interval `low` to `high`."""
     low: float | None
     high: float | None
     effective_sample_size: float
@@ -181,6 +184,8 @@ def _off_policy(requests: Requests, evidence: Evidence, one: _Compared, confiden
     return Difference(
         found.estimate.estimator,
         found.estimate.value,
+        found.estimate.low,
+        found.estimate.high,
         found.baseline.estimate,
         found.difference.estimate,
         found.difference.low,
@@ -205,12 +210,13 @@ def _direct(evidence: Evidence, one: _Compared, confidence: float) -> Difference
     count = np.bincount(number)
     if usable.sum() < _FEWEST or len(count) < 2:
         return _unknown("direct", f"only {int(usable.sum())} prompts tell of both, {_FEWEST} are needed")
-    total = np.bincount(number, of_new[usable] - of_old[usable])
-    (found,) = bootstrap(lambda w: (w @ total) / (w @ count), len(count), repeats=_REPEATS, level=confidence)
+    totals = np.column_stack([np.bincount(number, values[usable]) for values in (of_new, of_new - of_old)])
+    own, found = bootstrap(
+        lambda w: (w @ totals) / (w @ count)[:, None], len(count), repeats=_REPEATS, level=confidence
+    )
     verdict, reason = _verdict(found, one.standard)
-    means = float(of_new[usable].mean()), float(of_old[usable].mean())
-    figures = found.estimate, found.low, found.high
-    return Difference("direct", *means, *figures, float(usable.sum()), str(verdict), reason)
+    figures = own.estimate, own.low, own.high, float(of_old[usable].mean()), found.estimate, found.low, found.high
+    return Difference("direct", *figures, float(usable.sum()), str(verdict), reason)
 
 
 def _verdict(found: Interval, standard: Standard) -> tuple[Verdict, str]:
@@ -223,7 +229,7 @@ def _verdict(found: Interval, standard: Standard) -> tuple[Verdict, str]:
 
 
 def _unknown(estimator: str, reason: str) -> Difference:
-    return Difference(estimator, None, None, None, None, None, 0.0, str(Verdict.CANNOT_TELL), reason)
+    return Difference(estimator, None, None, None, None, None, None, None, 0.0, str(Verdict.CANNOT_TELL), reason)
 
 
 def _cells(requests: Requests, values: Float64Array) -> Float64Array:
