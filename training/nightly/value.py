@@ -180,6 +180,8 @@ def _off_policy(requests: Requests, evidence: Evidence, one: _Compared, confiden
         standard=one.standard,
         level=confidence,
     )
+    if not np.isfinite([found.difference.low, found.difference.high, found.estimate.low, found.estimate.high]).all():
+        return _unknown(found.estimate.estimator, found.reason)
     settled = "" if found.more_requests is None else f"; about {found.more_requests:,} more requests would settle it"
     return Difference(
         found.estimate.estimator,
