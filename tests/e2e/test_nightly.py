@@ -157,7 +157,7 @@ def test_nights_follow_each_other(place: Path) -> None:
     second = night(place)
     assert second.data["inputs"]["new_rows"] == 2 * PER_DAY
     assert [day["known"] for day in second.data["inputs"]["by_day"][-2:]] == [0, PER_DAY]
-    assert gate(second, "champion")["words"].split()[0] in ("better", "worse", "no", "cannot")
+    assert " the champion" in gate(second, "champion")["words"]
     assert aliases() == ({"champion": 2, "previous": 1} if second.accepted else {"champion": 1})
 
     # Late outcomes find their decisions.

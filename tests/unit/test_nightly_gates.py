@@ -157,6 +157,7 @@ DIFFERENCE = {
     "effective_sample_size": 900.0,
     "verdict": "better",
     "reason": "",
+    "more_requests": None,
 }
 TRAINED = {
     "verdict": {"deploy": True, "over_single_models": {"estimate": 0.05}, "reason": "it is better"},
@@ -203,8 +204,8 @@ UNKNOWN = {"difference": None, "low": None, "high": None, "verdict": "cannot tel
         ("calibration", {"calibration": JUDGED["calibration"] | {"ece": 0.08}}, "error 0.080 (ECE)"),
         ("simple baselines", against("segment means", **WORSE), "worse than mean success by segment, -3.00 [-4.00"),
         ("simple baselines", against("single model", **WORSE), "worse than the best-value single model"),
-        ("champion", against("champion", **WORSE), "worse than it, -3.00 [-4.00, -2.00] points"),
-        ("champion", against("champion", **UNKNOWN), "cannot tell"),
+        ("champion", against("champion", **WORSE), "worse than the champion, -3.00 [-4.00, -2.00] points"),
+        ("champion", against("champion", **UNKNOWN), "cannot be told from the champion"),
         ("champion", {"champion_trouble": "it is damaged"}, "it is damaged"),
         (
             "outcomes against estimates",

@@ -28,6 +28,7 @@ DIFFERENCE = {
     "effective_sample_size": 900.0,
     "verdict": "better",
     "reason": "",
+    "more_requests": None,
 }
 EVIL = "<script>alert('model')</script>"
 

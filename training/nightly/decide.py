@@ -117,14 +117,15 @@ def _champion(judged: dict[str, Any]) -> Gate:
         return Gate(name, True, None, None, "there is none yet, so the other gates alone decide")
     value = found["value"]
     words = (
-        f"{against(value, 'it')} in value by {value['estimator']} estimates, confidence {confidence:.0%}; "
+        f"{against(value, 'the champion')} in value by {value['estimator']} estimates, confidence {confidence:.0%}; "
         f"success {points(found['success'])} points, cost per 1,000 requests {_dollars(found['cost_usd'])} US dollars"
     )
     advice = f"The champion stays, as the logs speak for it: {value['reason']}"
     if value["verdict"] == Verdict.CANNOT_TELL:
-        advice = (
-            f"The logs cannot tell: {value['reason']}. More traffic settles it, or more exploration (serve --explore)"
-        )
+        more = value["more_requests"]
+        settles = "More exploration (serve --explore)" if more is None else f"About {more:,} more requests, or more"
+        settles += " settles it" if more is None else " exploration (serve --explore), would settle it"
+        advice = f"The logs cannot tell: {value['reason']}. {settles}"
     passed = value["verdict"] in (Verdict.BETTER, Verdict.NO_DIFFERENT)
     return Gate(name, passed, value["difference"], None, words, advice)
 
@@ -180,7 +181,7 @@ _NAMES = {"segment means": "mean success by segment", "single model": "the best-
 def against(difference: dict[str, Any], name: str) -> str:
     """Verdict and difference in points of success, of the new version against `name`."""
     if difference["difference"] is None:
-        return f"cannot tell from {name}: {difference['reason']}"
+        return f"cannot be told from {name}: {difference['reason']}"
     return f"{_VERDICTS[difference['verdict']]} {name}, {points(difference)} points"
 
 
@@ -188,7 +189,7 @@ _VERDICTS = {
     Verdict.BETTER: "better than",
     Verdict.WORSE: "worse than",
     Verdict.NO_DIFFERENT: "no different beyond noise from",
-    Verdict.CANNOT_TELL: "cannot tell from",
+    Verdict.CANNOT_TELL: "cannot be told from",
 }
 
 

@@ -42,6 +42,8 @@ class Difference:
     verdict: str
     """As `off_policy.Verdict`; of `cost_usd`, less is better."""
     reason: str
+    more_requests: int | None = None
+    """About how many more logged requests would settle it; None: it is settled, or no number would."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -182,7 +184,6 @@ def _off_policy(requests: Requests, evidence: Evidence, one: _Compared, confiden
     )
     if not np.isfinite([found.difference.low, found.difference.high, found.estimate.low, found.estimate.high]).all():
         return _unknown(found.estimate.estimator, found.reason)
-    settled = "" if found.more_requests is None else f"; about {found.more_requests:,} more requests would settle it"
     return Difference(
         found.estimate.estimator,
         found.estimate.value,
@@ -194,7 +195,8 @@ def _off_policy(requests: Requests, evidence: Evidence, one: _Compared, confiden
         found.difference.high,
         found.estimate.effective_sample_size,
         str(found.verdict),
-        found.reason + settled,
+        found.reason,
+        found.more_requests,
     )
 
 
