@@ -101,6 +101,7 @@ def serve_day(day: Day, wall: Path, *, flipped: bool) -> dict[str, int]:
                     success=1 - success if flipped else success,
                     output_tokens=int(part.outcomes.output_tokens[i, model]),
                     cost_usd=float(cost[i, model]),
+                    latency_ms=float(part.outcomes.latency_ms[i, model]),
                 )
             )
         assert client.report(reports).accepted == len(reports)
@@ -183,6 +184,7 @@ def test_three_weeks_of_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         print(
             f"day {number}: regret {day.regret if day.regret is None else round(day.regret, 4)}, "
             f"{'accepted' if day.night.accepted else 'refused by ' + day.night.refused_by}; "
+            f"{[gate['words'] for gate in day.night.data['gates'] if not gate['passed']]} "
             f"{len(day.alarms)} alarms {day.alarms[:2]}",
             flush=True,
         )
