@@ -157,6 +157,7 @@ DIFFERENCE = {
     "effective_sample_size": 900.0,
     "verdict": "better",
     "reason": "",
+    "more_requests": None,
 }
 TRAINED = {
     "verdict": {"deploy": True, "over_single_models": {"estimate": 0.05}, "reason": "it is better"},
@@ -173,7 +174,7 @@ JUDGED: dict[str, Any] = {
         for name in ("champion", "segment means", "single model", "best model")
     },
     "agreement": {"day": "2026-11-19", "n": 300, "correlation": 0.3, "standard_errors": 5.0, "contradicting": []},
-    "drift": [],
+    "drift": {"findings": [], "n_tests": {"last night": 9}},
     "latency": {"new_us": 130.0, "champion_us": 120.0},
 }
 
@@ -203,8 +204,8 @@ UNKNOWN = {"difference": None, "low": None, "high": None, "verdict": "cannot tel
         ("calibration", {"calibration": JUDGED["calibration"] | {"ece": 0.08}}, "error 0.080 (ECE)"),
         ("simple baselines", against("segment means", **WORSE), "worse than mean success by segment, -3.00 [-4.00"),
         ("simple baselines", against("single model", **WORSE), "worse than the best-value single model"),
-        ("champion", against("champion", **WORSE), "worse than it, -3.00 [-4.00, -2.00] points"),
-        ("champion", against("champion", **UNKNOWN), "cannot tell"),
+        ("champion", against("champion", **WORSE), "worse than the champion, -3.00 [-4.00, -2.00] points"),
+        ("champion", against("champion", **UNKNOWN), "cannot be told from the champion"),
         ("champion", {"champion_trouble": "it is damaged"}, "it is damaged"),
         (
             "outcomes against estimates",
@@ -240,5 +241,6 @@ def test_less_wrong_than_the_champion_is_calibrated_enough() -> None:
 
 
 def test_drift_is_told_and_refuses_nothing() -> None:
-    gate = decided(drift=[{"drifted": True, "words": "model a fell by 0.1"}])["drift"]
-    assert gate.passed and gate.words == "model a fell by 0.1"
+    found = {"findings": [{"alarm": True, "words": "model a fell by 0.1"}], "n_tests": {"training": 9}}
+    gate = decided(drift=found)["drift"]
+    assert gate.passed and gate.figure == 1 and gate.words.endswith("; model a fell by 0.1")

@@ -7,6 +7,7 @@ from typing import Any
 from training.export import TOLERANCE
 from training.nightly.check import CONTRADICTION
 from training.nightly.gates import Gate
+from training.off_policy import Verdict
 
 _CALIBRATION = 0.05
 _FEWEST_JUDGED = 100
@@ -92,7 +93,7 @@ def _baselines(judged: dict[str, Any]) -> Gate:
     known = [d["difference"] for d in found.values() if d["difference"] is not None]
     return Gate(
         "simple baselines",
-        all(difference["verdict"] != "worse" for difference in found.values()),
+        all(difference["verdict"] != Verdict.WORSE for difference in found.values()),
         min(known, default=None),
         0.0,
         "; ".join(told),
@@ -116,15 +117,17 @@ def _champion(judged: dict[str, Any]) -> Gate:
         return Gate(name, True, None, None, "there is none yet, so the other gates alone decide")
     value = found["value"]
     words = (
-        f"{against(value, 'it')} in value by {value['estimator']} estimates, confidence {confidence:.0%}; "
+        f"{against(value, 'the champion')} in value by {value['estimator']} estimates, confidence {confidence:.0%}; "
         f"success {points(found['success'])} points, cost per 1,000 requests {_dollars(found['cost_usd'])} US dollars"
     )
     advice = f"The champion stays, as the logs speak for it: {value['reason']}"
-    if value["verdict"] == "cannot tell":
-        advice = (
-            f"The logs cannot tell: {value['reason']}. More traffic settles it, or more exploration (serve --explore)"
-        )
-    return Gate(name, value["verdict"] in ("better", "no different"), value["difference"], None, words, advice)
+    if value["verdict"] == Verdict.CANNOT_TELL:
+        more = value["more_requests"]
+        settles = "More exploration (serve --explore)" if more is None else f"About {more:,} more requests, or more"
+        settles += " settles it" if more is None else " exploration (serve --explore), would settle it"
+        advice = f"The logs cannot tell: {value['reason']}. {settles}"
+    passed = value["verdict"] in (Verdict.BETTER, Verdict.NO_DIFFERENT)
+    return Gate(name, passed, value["difference"], None, words, advice)
 
 
 def _agreement(found: dict[str, Any]) -> Gate:
@@ -143,11 +146,14 @@ def _agreement(found: dict[str, Any]) -> Gate:
     )
 
 
-def _drift(findings: list[dict[str, Any]]) -> Gate:
+def _drift(found: dict[str, Any] | None) -> Gate:
     """Told, and no reason to refuse: a router is trained again because the world has changed."""
-    drifted = [finding["words"] for finding in findings if finding["drifted"]]
-    words = "; ".join(drifted) or f"none found in {len(findings)} tests"
-    return Gate("drift", True, float(len(drifted)), None, words)
+    if found is None:
+        return Gate("drift", True, None, None, "no champion yet whose estimates would show it")
+    alarms = [finding["words"] for finding in found["findings"] if finding["alarm"]]
+    n = sum(found["n_tests"].values())
+    words = f"{len(alarms)} of {n} tests found drift that matters" + "".join(f"; {alarm}" for alarm in alarms[:3])
+    return Gate("drift", True, float(len(alarms)), None, words + ("; and more, below" if len(alarms) > 3 else ""))
 
 
 def _latency(found: dict[str, Any], budget_us: float) -> Gate:
@@ -175,15 +181,15 @@ _NAMES = {"segment means": "mean success by segment", "single model": "the best-
 def against(difference: dict[str, Any], name: str) -> str:
     """Verdict and difference in points of success, of the new version against `name`."""
     if difference["difference"] is None:
-        return f"cannot tell from {name}: {difference['reason']}"
+        return f"cannot be told from {name}: {difference['reason']}"
     return f"{_VERDICTS[difference['verdict']]} {name}, {points(difference)} points"
 
 
 _VERDICTS = {
-    "better": "better than",
-    "worse": "worse than",
-    "no different": "no different from",
-    "cannot tell": "cannot tell from",
+    Verdict.BETTER: "better than",
+    Verdict.WORSE: "worse than",
+    Verdict.NO_DIFFERENT: "no different beyond noise from",
+    Verdict.CANNOT_TELL: "cannot be told from",
 }
 
 

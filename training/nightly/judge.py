@@ -19,7 +19,7 @@ from training import metrics
 from training.nightly.changes import changes
 from training.nightly.check import CONTRADICTION, FEWEST_TO_COMPARE, agreement, date_of
 from training.nightly.choices import chosen, open_version, read_requests
-from training.nightly.drift import look_for_drift
+from training.nightly.drift import Earlier, look_for_drift
 from training.nightly.judges import Judges, estimates_on, judges_of
 from training.nightly.others import best_model, others_of
 from training.nightly.pictures import draw
@@ -39,6 +39,7 @@ def judge(
     catalog: Catalog | None,
     gathered: dict[str, Any],
     confidence: float,
+    earlier: Earlier,
 ) -> dict[str, Any]:
     """Figures of the new version beside others, and two pictures in `folder`.
 
@@ -76,7 +77,9 @@ def judge(
         "agreement": _agreement(judges),
         "latency": _latency(judges, sold),
         "traffic": _traffic(judges),
-        "drift": look_for_drift(outcomes, gathered["since_us"], before or judges.new),
+        "drift": None
+        if before is None
+        else look_for_drift(outcomes, gathered, Router(before.bundle, catalog=sold), earlier),
     } | _money(judges)
 
 
@@ -100,7 +103,14 @@ def _versus(judges: Judges) -> dict[str, Any]:
     found = {}
     for name, others in others_of(judges).items():
         pairs = compare(
-            judges.evidence, own, others, judges.q_success, judges.q_cost, judges.willingness, judges.confidence
+            judges.requests,
+            judges.evidence,
+            own,
+            others,
+            judges.q_success,
+            judges.q_cost,
+            judges.willingness,
+            judges.confidence,
         )
         found[name] = {figure: difference.to_dict() for figure, difference in pairs.items()}
     return found

@@ -25,7 +25,7 @@ _PICTURES = (
     (CALIBRATION, 480, "Observed success against predicted probability"),
 )
 """File, width in pixels, words for those who cannot see it."""
-_WIDTH, _LABEL, _ROW = 860, 210, 26
+_WIDTH, _LABEL, _VERDICT, _ROW = 860, 200, 175, 26
 
 
 def write_page(path: Path, report: dict[str, Any], pictures: Path) -> None:
@@ -72,7 +72,7 @@ def _forest(versus: dict[str, dict[str, Any]]) -> Markup:
     pad = 0.05 * (high - low) or 0.01
 
     def x(value: float) -> float:  # pixels
-        return float(_LABEL + (value - low + pad) / (high - low + 2 * pad) * (_WIDTH - _LABEL - 90))
+        return float(_LABEL + (value - low + pad) / (high - low + 2 * pad) * (_WIDTH - _LABEL - _VERDICT))
 
     height = _ROW * len(rows) + 44
     axis = height - 34
@@ -85,14 +85,14 @@ def _forest(versus: dict[str, dict[str, Any]]) -> Markup:
         ]
         parts.append(f'<circle cx="{x(d["difference"]):.1f}" cy="{y}" r="5" fill="#0072B2"/>')
         parts.append(_text(0, y + 4, name))
-        parts.append(_text(_WIDTH - 84, y + 4, d["verdict"]))
-    parts.append(_line(_LABEL, axis, _WIDTH - 90, axis, 'stroke="#767676"'))
+        parts.append(_text(_WIDTH - _VERDICT + 12, y + 4, d["verdict"]))
+    parts.append(_line(_LABEL, axis, _WIDTH - _VERDICT, axis, 'stroke="#767676"'))
     parts.append(_text(x(0), axis + 14, "0", "middle"))
     parts.append(_text(x(low), axis + 14, f"{100 * low:+.1f}", "middle") if x(0) - x(low) > 40 else "")
     parts.append(_text(x(high), axis + 14, f"{100 * high:+.1f}", "middle") if x(high) - x(0) > 40 else "")
     parts.append(_text(_LABEL, axis + 30, "← new version worse"))
-    parts.append(_text((_LABEL + _WIDTH - 90) / 2, axis + 30, "value, points", "middle"))
-    parts.append(_text(_WIDTH - 90, axis + 30, "new version better →", "end"))
+    parts.append(_text((_LABEL + _WIDTH - _VERDICT) / 2, axis + 30, "value, points", "middle"))
+    parts.append(_text(_WIDTH - _VERDICT, axis + 30, "new version better →", "end"))
     return _svg(height, parts, "Difference in value between the new version and each alternative, with intervals")
 
 

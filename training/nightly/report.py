@@ -50,10 +50,15 @@ def report_of(
         "calibration": judged.get("calibration"),
         "latency": judged.get("latency"),
         "traffic": judged.get("traffic"),
-        "drift": judged.get("drift"),
+        "drift": _drift(judged.get("drift")),
         "notes": trained.get("notes", []),
         "evaluation": trained.get("evaluation"),
     }
+
+
+def _drift(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Without what only the next night needs."""
+    return {name: value for name, value in found.items() if name != "state"} if found else None
 
 
 def _savings(judged: dict[str, Any]) -> dict[str, Any] | None:

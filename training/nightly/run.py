@@ -13,6 +13,7 @@ from training import registry
 from training.commands import finite, metrics_of, parameters
 from training.nightly.check import check
 from training.nightly.decide import gates_on
+from training.nightly.drift import Earlier
 from training.nightly.gates import Gate, refusal
 from training.nightly.gather import OUTCOMES, gather
 from training.nightly.inputs import Inputs, NightlySettings, find_inputs
@@ -105,7 +106,9 @@ def _stages(work: Work, night: Night, settings: NightlySettings, say: Say) -> No
         gates += [Gate(**gate) for gate in trained["gates"]]
     if trained and not refusal(gates):
         say("judging the version beside the champion and the simple baselines")
-        judged = night.once("judge", lambda: finite(_judge(folder, inputs, settings, gathered)))
+        judged = night.once(
+            "judge", lambda: finite(_judge(folder, inputs, settings, gathered, _earlier(work, night, before)))
+        )
         gates += gates_on(trained, judged, settings.latency_budget_us)
     refused_by = refusal(gates)
     decided = night.once("decide", lambda: {"accepted": not refused_by, "refused_by": refused_by})
@@ -173,14 +176,28 @@ def _train_settings(settings: NightlySettings) -> TrainSettings:
     return replace(settings.train, encoder=encoder)
 
 
-def _judge(folder: Path, inputs: Inputs, settings: NightlySettings, gathered: dict[str, Any]) -> dict[str, Any]:
+def _judge(
+    folder: Path, inputs: Inputs, settings: NightlySettings, gathered: dict[str, Any], earlier: Earlier
+) -> dict[str, Any]:
     champion = None
     if inputs.champion is not None:
         reference = f"models:/{settings.registry.model_name}/{inputs.champion}"
         champion = registry.resolve(reference, settings.registry)
     return judge(
-        folder / OUTCOMES, folder, folder / "bundle", champion, settings.catalog, gathered, settings.confidence
+        folder / OUTCOMES, folder, folder / "bundle", champion, settings.catalog, gathered, settings.confidence, earlier
     )
+
+
+def _earlier(work: Work, night: Night, last: dict[str, Any]) -> Earlier:
+    """What tonight must know of the nights before: where the last began, until when the champion was judged."""
+    state = judged_until = None
+    for old in work.nights():
+        if not old.is_done or old.id == night.id:
+            continue
+        state = ((old.find("judge") or {}).get("drift") or {}).get("state", state)
+        if (old.find("promote") or {}).get("champion") == night.inputs.champion:
+            judged_until = (old.find("gather") or {}).get("newest_us")
+    return Earlier(night.id, last.get("since_us"), judged_until, state)
 
 
 def _register(

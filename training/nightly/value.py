@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_ml.types import Float64Array
+from training import off_policy
 from training.dataset import Dataset
-from training.intervals import bootstrap
+from training.intervals import Interval, bootstrap
 from training.nightly.choices import Models, Requests
+from training.off_policy import DEFAULT, LoggedRows, Verdict, clusters_of
+from training.off_policy.compare import Standard
+from training.off_policy.overlap import overlap_of
+from training.off_policy.policy_rows import RELATIVE_MARGIN, SUCCESS_MARGIN, label_propensity
 
 FIGURES = ("success", "cost_usd", "value")
-_MARGIN = 0.02
-"""In points of success: a policy that is at most so much worse is called no different."""
-_FEWEST_EFFECTIVE = 50
+_FEWEST = 30
 _REPEATS = 1000
 _MOSTLY = 0.5
 
@@ -27,15 +30,20 @@ class Difference:
 
     estimator: str
     new: float | None
+    new_low: float | None
+    new_high: float | None
+    """With `new_low`, the interval of `new`."""
     old: float | None
     difference: float | None
-    """New minus old."""
+    """New minus old, with its interval `low` to `high`."""
     low: float | None
     high: float | None
     effective_sample_size: float
     verdict: str
-    """`better`, `worse`, `no different` or `cannot tell`; of `cost_usd`, less is better."""
+    """As `off_policy.Verdict`; of `cost_usd`, less is better."""
     reason: str
+    more_requests: int | None = None
+    """About how many more logged requests would settle it; None: it is settled, or no number would."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,10 +84,13 @@ def evidence_of(requests: Requests, q_cost: Float64Array) -> Evidence:
         unknown = np.full(len(at), -1)
         return Evidence("direct", basis, at, unknown, np.ones(len(at)), success[prompts], filled, requests.cluster[at])
     propensity, estimated = propensities(requests.data)
-    at = np.flatnonzero(known & ~np.isnan(propensity))
+    at = np.flatnonzero(~np.isnan(propensity))
     action = requests.action[at]
-    filled = np.where(np.isnan(rows.cost_usd[at]), q_cost[at, action], rows.cost_usd[at])
-    basis = f"{len(at):,} of {len(known):,} logged requests, those with an outcome and a propensity"
+    # What was reported without a cost is taken at its expected price; what was not reported at all stays unknown.
+    unpriced = known[at] & np.isnan(rows.cost_usd[at])
+    filled = np.where(unpriced, q_cost[at, action], np.where(known[at], rows.cost_usd[at], np.nan))
+    told = int(known[at].sum())
+    basis = f"{told:,} of {len(known):,} logged requests, those with an outcome and a propensity"
     if estimated[at].any():
         basis += f"; {estimated[at].mean():.0%} of the propensities are estimated, and all rests on these estimates"
     return Evidence("doubly robust", basis, at, action, propensity[at], rows.success[at], filled, requests.cluster[at])
@@ -91,6 +102,7 @@ def propensities(data: Dataset) -> tuple[Float64Array, NDArray[np.bool_]]:
 
 
 def compare(
+    requests: Requests,
     evidence: Evidence,
     new: Models,
     old: Models,
@@ -103,86 +115,125 @@ def compare(
 
     `q_success` and `q_cost` [r, m] are estimates that saw none of these outcomes.
     """
-    a, b = new[evidence.row], old[evidence.row]
-    served = (a >= 0) & (b >= 0)
-    q = {"success": q_success, "cost_usd": q_cost, "value": q_success - willingness * q_cost}
-    reward = {
-        "success": evidence.success,
-        "cost_usd": evidence.cost_usd,
-        "value": evidence.success - willingness * evidence.cost_usd,
-    }
-    return {
-        name: _difference(name, evidence, reward[name], a, b, q[name][evidence.row], served, confidence)
-        for name in FIGURES
-    }
+    served = (new[evidence.row] >= 0) & (old[evidence.row] >= 0)
+    found = {}
+    for name in FIGURES:
+        reward, q = (
+            {"success": success, "cost_usd": cost, "value": success - willingness * cost}[name]
+            for success, cost in ((evidence.success, evidence.cost_usd), (q_success, q_cost))
+        )
+        one = _Compared(reward, new[evidence.row], old[evidence.row], q[evidence.row], served, _standard(name, reward))
+        found[name] = (
+            _direct(evidence, one, confidence)
+            if evidence.estimator == "direct"
+            else _off_policy(requests, evidence, one, confidence)
+        )
+    return found
 
 
-def _difference(
-    name: str,
-    evidence: Evidence,
-    reward: Float64Array,
-    new: Models,
-    old: Models,
-    q: Float64Array,
-    served: NDArray[np.bool_],
-    confidence: float,
-) -> Difference:
-    """One figure; here off-policy estimation takes place."""
-    rows = np.arange(len(new))
-    if evidence.estimator == "direct":
-        of_new, of_old = reward[rows, new], reward[rows, old]
-        usable = served & ~np.isnan(of_new) & ~np.isnan(of_old)
-        effective = float(usable.sum())
-    else:
-        of_new, of_old = (_doubly_robust(reward, evidence, target, q) for target in (new, old))
-        usable = served & ~np.isnan(of_new) & ~np.isnan(of_old)
-        weight = (evidence.action == new)[usable] / evidence.propensity[usable]
-        effective = float(weight.sum() ** 2 / (weight**2).sum()) if weight.any() else 0.0
-    n_clusters = len(np.unique(evidence.cluster[usable]))
-    if effective < _FEWEST_EFFECTIVE or n_clusters < 2:
-        reason = f"the logs tell as much of it as {effective:.0f} requests would, {_FEWEST_EFFECTIVE} are needed"
-        return Difference(evidence.estimator, None, None, None, None, None, effective, "cannot tell", reason)
-    difference = of_new[usable] - of_old[usable]
-    _, number = np.unique(evidence.cluster[usable], return_inverse=True)
-    total, count = np.bincount(number, difference), np.bincount(number)
-    (interval,) = bootstrap(lambda w: (w @ total) / (w @ count), n_clusters, repeats=_REPEATS, level=confidence)
-    verdict, reason = _verdict(name, interval.low, interval.high)
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """One figure of two policies on the rows of the evidence."""
+
+    reward: Float64Array
+    """[n], or [n, m] where every model answered; NaN unknown."""
+    new: Models
+    old: Models
+    q: Float64Array
+    """[n, m]"""
+    served: NDArray[np.bool_]
+    """[n], requests that both can serve."""
+    standard: Standard
+
+
+def _standard(name: str, reward: Float64Array) -> Standard:
+    if name == "cost_usd":
+        mean = float(np.nanmean(reward)) if (~np.isnan(reward)).any() else 0.0
+        return Standard(RELATIVE_MARGIN * mean, higher_is_better=False, largest=float(np.nanmax(reward, initial=0.0)))
+    spread = float(np.nanmax(reward, initial=0.0) - np.nanmin(reward, initial=0.0))
+    return Standard(SUCCESS_MARGIN, largest=max(1.0, spread))
+
+
+def _off_policy(requests: Requests, evidence: Evidence, one: _Compared, confidence: float) -> Difference:
+    """From rows of one model each: the estimator, the intervals and the verdict of `off_policy`."""
+    known = one.served & ~np.isnan(one.reward)
+    if known.sum() < _FEWEST:
+        return _unknown(DEFAULT, f"{int(known.sum())} requests have an outcome and a propensity, {_FEWEST} are needed")
+    at = one.served
+    row, m = evidence.row[at], one.q.shape[1]
+    data, action, reward = requests.data, evidence.action[at], one.reward[at]
+    prompt, session = data.rows.prompt[row], data.rows.session[row]
+    segment = data.prompts.segment[prompt]
+    _, content = np.unique(data.prompts.prompt_id, return_inverse=True)
+    reported = ~np.isnan(reward)
+    rows = LoggedRows(
+        reward=reward,
+        action=action,
+        propensity=evidence.propensity[at],
+        target=np.eye(m)[one.new[at]],
+        q=_filled(one.q[at], reward),
+        cluster=clusters_of(content[prompt], session),
+        label_propensity=None if reported.all() else label_propensity(reported, action, segment),
+    )
+    found = off_policy.compare(
+        rows,
+        overlap_of(rows, segment, data.segments),
+        baseline=np.eye(m)[one.old[at]],
+        standard=one.standard,
+        level=confidence,
+    )
+    if not np.isfinite([found.difference.low, found.difference.high, found.estimate.low, found.estimate.high]).all():
+        return _unknown(found.estimate.estimator, found.reason)
     return Difference(
-        evidence.estimator,
-        float(of_new[usable].mean()),
-        float(of_old[usable].mean()),
-        interval.estimate,
-        interval.low,
-        interval.high,
-        effective,
-        verdict,
-        reason,
+        found.estimate.estimator,
+        found.estimate.value,
+        found.estimate.low,
+        found.estimate.high,
+        found.baseline.estimate,
+        found.difference.estimate,
+        found.difference.low,
+        found.difference.high,
+        found.estimate.effective_sample_size,
+        str(found.verdict),
+        found.reason,
+        found.more_requests,
     )
 
 
-def _doubly_robust(reward: Float64Array, evidence: Evidence, target: Models, q: Float64Array) -> Float64Array:
-    """Per request: the estimate for what the policy calls, corrected where the log called the same (Dudik et al. 2011).
-
-    Unbiased where propensities are right, whatever the estimates are; wide where the log seldom did the same.
-    """
-    rows = np.arange(len(target))
-    residual = (reward - q[rows, evidence.action]) / evidence.propensity
-    return np.asarray(q[rows, target] + np.where(evidence.action == target, residual, 0.0))
+def _filled(q: Float64Array, reward: Float64Array) -> Float64Array:
+    """What no version can estimate is taken as the mean of the logs; it is in the logs alone."""
+    return np.where(np.isnan(q), np.nanmean(reward), q)
 
 
-def _verdict(name: str, low: float, high: float) -> tuple[str, str]:
-    if name == "cost_usd":
-        low, high = -high, -low
-        margin = 0.0
-    else:
-        margin = _MARGIN
-    if low > 0:
-        return "better", "the interval lies on the better side of zero"
-    if high < 0:
-        return "worse", "the interval lies on the worse side of zero"
-    if low >= -margin:
-        return "no different", f"at most {margin:g} worse, by the interval"
-    return "cannot tell", "the interval holds both zero and differences that matter"
+def _direct(evidence: Evidence, one: _Compared, confidence: float) -> Difference:
+    """From prompts that every model answered: a paired bootstrap."""
+    rows = np.arange(len(one.new))
+    of_new, of_old = one.reward[rows, one.new], one.reward[rows, one.old]
+    usable = one.served & ~np.isnan(of_new) & ~np.isnan(of_old)
+    _, number = np.unique(evidence.cluster[usable], return_inverse=True)
+    count = np.bincount(number)
+    if usable.sum() < _FEWEST or len(count) < 2:
+        return _unknown("direct", f"only {int(usable.sum())} prompts tell of both, {_FEWEST} are needed")
+    totals = np.column_stack([np.bincount(number, values[usable]) for values in (of_new, of_new - of_old)])
+    own, found = bootstrap(
+        lambda w: (w @ totals) / (w @ count)[:, None], len(count), repeats=_REPEATS, level=confidence
+    )
+    verdict, reason = _verdict(found, one.standard)
+    figures = own.estimate, own.low, own.high, float(of_old[usable].mean()), found.estimate, found.low, found.high
+    return Difference("direct", *figures, float(usable.sum()), str(verdict), reason)
+
+
+def _verdict(found: Interval, standard: Standard) -> tuple[Verdict, str]:
+    apart = f"the difference is {found}"
+    if found.excludes_zero:
+        return (Verdict.BETTER if (found.estimate > 0) == standard.higher_is_better else Verdict.WORSE), apart
+    if max(found.high - found.estimate, found.estimate - found.low) <= standard.margin:
+        return Verdict.NO_DIFFERENT, f"{apart}, within {standard.margin:.3g} of zero"
+    return Verdict.CANNOT_TELL, f"{apart}, too wide to tell"
+
+
+def _unknown(estimator: str, reason: str) -> Difference:
+    return Difference(estimator, None, None, None, None, None, None, None, 0.0, str(Verdict.CANNOT_TELL), reason)
 
 
 def _cells(requests: Requests, values: Float64Array) -> Float64Array:
