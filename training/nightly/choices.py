@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from router_ml.bundle import Bundle
@@ -19,6 +18,8 @@ from router_ml.types import Estimates, Float64Array
 from training.appraise import GraphText
 from training.dataset import Dataset, build_dataset
 from training.export import estimates_of
+from training.labels import LabelSettings
+from training.nightly.rows import rows_between
 
 Models = NDArray[np.int64]
 """[r], index into `Requests.models`; -1: no offer fits."""
@@ -62,7 +63,7 @@ _TEXTS = 400
 
 def read_requests(outcomes: Path, from_us: int, new: Bundle, champion: Bundle | None) -> Requests:
     """The rows from `from_us` on."""
-    table = _newest(outcomes, from_us)
+    table = rows_between(outcomes, from_us, None, labels_of(new))
     data = build_dataset(table.to_batches(), text_of(new))
     known = champion.manifest.models if champion else ()
     models = tuple(dict.fromkeys((*data.models, *new.manifest.models, *known)))
@@ -72,7 +73,7 @@ def read_requests(outcomes: Path, from_us: int, new: Bundle, champion: Bundle | 
 
 def open_version(outcomes: Path, from_us: int, opened: Bundle, catalog: Catalog) -> Version:
     """Estimates of a version for the same rows. InputError or BundleError where it cannot read or serve them."""
-    data = build_dataset(_newest(outcomes, from_us).to_batches(), text_of(opened))
+    data = build_dataset(rows_between(outcomes, from_us, None, labels_of(opened)).to_batches(), text_of(opened))
     data = data.keep_segments(opened.manifest.segments)
     index = np.arange(len(data.prompts))
     pad_id = opened.tokenizer.settings.pad_id if opened.tokenizer else 0
@@ -103,9 +104,9 @@ def text_of(opened: Bundle) -> GraphText | None:
     return GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
 
 
-def _newest(outcomes: Path, from_us: int) -> pa.Table:
-    at = pa.scalar(from_us, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
-    return pq.read_table(outcomes, filters=pc.field("timestamp") >= at)
+def labels_of(opened: Bundle) -> LabelSettings:
+    """What the version was told of unreported and late outcomes."""
+    return LabelSettings.from_dict(opened.manifest.split.get("labels"))
 
 
 def _clusters(table: pa.Table, data: Dataset) -> NDArray[np.int64]:

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from router_ml.errors import InputError
 from router_ml.router import Router
 from training.drift import DriftState, Observed, find_drift, observe
+from training.nightly.choices import labels_of
+from training.nightly.rows import rows_between
 
 _DAY_US = 86_400_000_000
 
@@ -46,16 +44,14 @@ def look_for_drift(outcomes: Path, gathered: dict[str, Any], champion: Router, e
         last_night=_observed(outcomes, before, since, champion),
         training=None if unseen is None else _observed(outcomes, unseen - 1, until, champion),
         night=earlier.night,
-        state=DriftState.from_dict(earlier.state) if earlier.state else None,
+        state=DriftState.from_dict(earlier.state) if earlier.state else DriftState.empty(),
     )
     return report.to_dict() | {"state": report.state.to_dict()}
 
 
 def _observed(outcomes: Path, after_us: int, until_us: int, champion: Router) -> Observed | None:
     """The rows later than one moment and not later than another; None where there are none that can be read."""
-    first, last = (pa.scalar(us, pa.int64()).cast(pa.timestamp("us", tz="UTC")) for us in (after_us, until_us))
-    at = pc.field("timestamp")
-    table = pq.read_table(outcomes, filters=(at > first) & (at <= last))
+    table = rows_between(outcomes, after_us + 1, until_us, labels_of(champion.bundle))
     try:
         return observe(table, champion) if len(table) else None
     except InputError:

@@ -12,6 +12,7 @@ from router_ml.types import Float64Array
 from training import off_policy
 from training.dataset import Dataset
 from training.intervals import Interval, bootstrap
+from training.logging_policy import estimate_propensities, without_certain_answers
 from training.nightly.choices import Models, Requests
 from training.off_policy import DEFAULT, LoggedRows, Verdict, clusters_of
 from training.off_policy.compare import Standard
@@ -97,8 +98,12 @@ def evidence_of(requests: Requests, q_cost: Float64Array) -> Evidence:
 
 
 def propensities(data: Dataset) -> tuple[Float64Array, NDArray[np.bool_]]:
-    """[r], logged where logged, NaN where unknown; and whether each was estimated."""
-    return data.rows.propensity, np.zeros(len(data.rows), dtype=np.bool_)
+    """[r], logged where logged, NaN where unknown; and whether each was estimated, as all are where none is logged."""
+    data, _ = without_certain_answers(data)
+    if not np.isnan(data.rows.propensity).all():
+        return data.rows.propensity, np.zeros(len(data.rows), dtype=np.bool_)
+    found = estimate_propensities(data)
+    return found.propensity, found.estimated
 
 
 def compare(
