@@ -1,11 +1,12 @@
 """The on-disk format of a trained router, and the only file that opens ONNX sessions.
 
-A bundle is a folder: `manifest.json`, `graph.onnx`, `catalog.json` and, unless it
-was trained on embeddings alone, `tokenizer.json`. The manifest holds the SHA-256
+A bundle is a folder: `manifest.json`, `graph.onnx`, `uncertainty.onnx`, `catalog.json`
+and, unless it was trained on embeddings alone, `tokenizer.json`. The manifest holds the SHA-256
 of each other file and of itself; all are checked before anything is parsed, and
 no file is a pickle.
 
-Format 2 added canaries to the manifest; a bundle of format 1 has none.
+Format 2 added canaries to the manifest; a bundle of format 1 has none. Format 3 added
+`uncertainty.onnx`, how sure the estimates of success are; an older bundle has none.
 To change the format: raise `FORMAT`, keep reading the older numbers here, and add a
 bundle of the old format to `tests/contract` with a test that it still loads.
 """
@@ -31,8 +32,9 @@ from router_ml.operating_points import OperatingPoints
 from router_ml.policy import Policy
 from router_ml.text import Tokenizer, TokenizerSettings
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, GRAPH, CATALOG, TOKENIZER = "manifest.json", "graph.onnx", "catalog.json", "tokenizer.json"
+UNCERTAINTY = "uncertainty.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class Bundle:
     tokenizer_sha256: str | None
     catalog: Catalog
     points: OperatingPoints
+    uncertainty: bytes | None
+    """The second graph, opened only where it is asked; None in a bundle older than format 3."""
 
 
 def open_session(graph: bytes) -> ort.InferenceSession:
@@ -132,7 +136,8 @@ def load(path: str | Path, *, like: Bundle | None = None) -> Bundle:
     except Exception as error:  # onnxruntime raises its own unrelated types
         raise BundleError(f"{path / GRAPH}: onnxruntime {ort.__version__} cannot open it ({error})") from None
     catalog, points = _catalog(path, parts), _points(path, manifest)
-    return Bundle(manifest, digest, FORMAT, session, tokenizer, tokenizer_digest, catalog, points)
+    uncertainty = parts.get(UNCERTAINTY)
+    return Bundle(manifest, digest, FORMAT, session, tokenizer, tokenizer_digest, catalog, points, uncertainty)
 
 
 def policy_of(path: str | Path, catalog: Catalog | None = None) -> tuple[Manifest, str, Policy]:
@@ -170,11 +175,20 @@ def read_manifest(path: Path) -> tuple[Manifest, str, Any]:
     return _manifest(path, data), digest, data.get("files")
 
 
-def write(path: Path, manifest: Manifest, graph: bytes, catalog: Catalog, tokenizer_json: bytes | None) -> str:
+def write(
+    path: Path,
+    manifest: Manifest,
+    graph: bytes,
+    catalog: Catalog,
+    tokenizer_json: bytes | None,
+    uncertainty: bytes | None = None,
+) -> str:
     """Write a bundle folder in one step and return its hash; an older bundle survives any failure before the end."""
     parts = {GRAPH: graph, CATALOG: _canonical(catalog.to_dict())}
     if tokenizer_json is not None:
         parts[TOKENIZER] = tokenizer_json
+    if uncertainty is not None:
+        parts[UNCERTAINTY] = uncertainty
     data = asdict(manifest) | {
         "format": FORMAT,
         "files": {name: _digest(content) for name, content in parts.items()},
@@ -227,7 +241,7 @@ def _write_durably(path: Path, content: bytes) -> None:
 def _parts(path: Path, manifest: Manifest, files: Any) -> dict[str, bytes]:
     """The contents of the files that the manifest names, each of the hash it states."""
     wanted = {GRAPH, CATALOG} if manifest.tokenizer is None else {GRAPH, CATALOG, TOKENIZER}
-    if not isinstance(files, dict) or set(files) != wanted:
+    if not isinstance(files, dict) or set(files) - {UNCERTAINTY} != wanted:
         raise BundleError(
             f"{path / MANIFEST}: `files` must name {sorted(wanted)}, "
             f"found {sorted(files) if isinstance(files, dict) else files!r}"

@@ -189,6 +189,7 @@ def description_from_proto(message: pb.DescribeResponse) -> Description:
         default_quality_target=message.default_quality_target,
         max_text_chars=message.max_text_chars,
         refused=message.refused or None,
+        exploration=message.exploration or None,
     )
 
 

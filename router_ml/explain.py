@@ -13,6 +13,7 @@ _WORDS = {
     Reason.NONE_CLEARS: "no offer clears the level; this one is most likely to succeed",
     Reason.ONLY_ELIGIBLE: "the constraints leave no other offer",
     Reason.TARGET_UNREACHABLE: "no operating point reached the quality target; highest quality instead",
+    Reason.EXPLORED: "left to chance, to learn from its outcome what the policy does not see",
     Reason.ROUTER_UNAVAILABLE: "the client's default, since the router did not decide",
 }
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from router_ml.features import Features
 from router_ml.types import Estimates, Float32Array
@@ -16,6 +17,10 @@ OUTPUTS = ("estimates",)
 
 VECTOR = "vector"
 """[n, d], embedding of each prompt, in a graph that embeds text; costs nothing where it is not asked for."""
+
+
+DEVIATION = ("deviation",)
+"""[n, m], standard deviation of each model's log-odds of success: the output of a bundle's second graph."""
 
 
 class Row(NamedTuple):
@@ -33,6 +38,14 @@ def estimate(session: ort.InferenceSession, features: Features, input_token_rati
     p_success, output_tokens, latency_ms = of_graph(flat)
     input_tokens = np.multiply.outer(features.n_tokens, input_token_ratio)
     return Estimates(p_success, output_tokens, latency_ms, input_tokens)
+
+
+def deviations(
+    session: ort.InferenceSession, vector: Float32Array, side: Float32Array, segment: NDArray[np.int64]
+) -> Float32Array:
+    """Run the second graph on n embeddings [n, d], side features [n, f] and segments [n]; deviations [n, m]."""
+    (found,) = session.run(DEVIATION, {"vector": vector, "side": side, "segment": segment})
+    return np.asarray(found)
 
 
 def rows_of(flat: Float32Array, features: Features, input_token_ratio: Sequence[float]) -> Iterator[Row]:

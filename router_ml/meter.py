@@ -115,7 +115,7 @@ class Meter:
             for decision in decisions:
                 key = (decision.version, decision.arm, decision.model, decision.reasons)
                 cells[self._series.get(key) or self._new_series(key)] += 1
-                if decision.propensity < 1:
+                if decision.propensity < 1 and Reason.EXPLORED in decision.reasons:
                     cells[_EXPLORED] += 1
             if seconds is not None:
                 start = _LATENCY_AT[method]

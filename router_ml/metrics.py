@@ -100,7 +100,9 @@ def _decisions(reading: Reading) -> Iterator[Metric]:
         made.add_metric(labels, count)
     yield made
     yield CounterMetricFamily(
-        "router_ml_decisions_explored", "Decisions left to chance, of propensity below 1", reading.counts["explored"]
+        "router_ml_decisions_explored",
+        "Decisions that chance took from the policy",
+        reading.counts["explored"],
     )
 
 

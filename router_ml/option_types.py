@@ -25,6 +25,22 @@ def confidence(text: str) -> float:
     return value
 
 
+def proportion(text: str) -> float:
+    """Between 0 and 1, both excluded; also as a percentage."""
+    value = _number(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a share such as 0.05 or 5%, above 0 and below 1, found {text!r}")
+    return value
+
+
+def multiple(text: str) -> float:
+    """1 or more, and finite."""
+    value = _number(text, float)
+    if not 1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 1 or more, and finite, found {text!r}")
+    return value
+
+
 def dollars(text: str) -> float:
     """US dollars, 0 or more."""
     value = _number(text, float)

@@ -14,15 +14,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 from google.protobuf import json_format
+from numpy.typing import NDArray
 
 from router_ml.errors import InputError, RequestError
 from router_ml.request import check_number, check_tokens
-from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Float32Array, Request
+from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Request
 from router_ml.v1 import log_pb2
+
+if TYPE_CHECKING:
+    from router_ml.exploration import Drawn
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -104,6 +109,7 @@ def decision_line(
         "version": decision.version,
         "arm": decision.arm,
         "bundle_sha256": decision.bundle_sha256,
+        "exploration": None if decision.exploration is None else _exploration(decision.exploration),
         "number": str(number) if number else None,  # last, where `writers` looks for it
     }
     return _line(RecordKind.DECISION, record)
@@ -187,7 +193,7 @@ def prompt_fields(request: Request) -> dict[str, Any]:
     return {"messages": json.dumps(messages, ensure_ascii=False)}
 
 
-def floats(values: Float32Array) -> str:
+def floats(values: NDArray[np.floating]) -> str:
     """Numbers as a `bytes` field of 32-bit floats has them in JSON."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
@@ -204,6 +210,18 @@ def _request(request: Request) -> dict[str, Any]:
         input_tokens=request.input_tokens,
         cached_input_tokens=dict(request.cached_input_tokens) or None,
         batch=request.batch or None,
+    )
+
+
+def _exploration(drawn: Drawn) -> dict[str, Any]:
+    settings, deviation = drawn
+    return _known(
+        rule=settings.rule,
+        share=settings.share,
+        cost_multiple=settings.cost_multiple,
+        floor=settings.floor,
+        salt=settings.salt or None,
+        deviation_f32=None if deviation is None else floats(np.array(deviation)),
     )
 
 

@@ -71,25 +71,7 @@ class RequestPolicy:
         """
         cost = self._price(request, output_tokens, input_tokens)
         rejected = self._reject(request, cost, output_tokens, input_tokens)
-        rule, level, reason = self._rule(request)
-        ranked: list[tuple[float, ...]]
-        eligible = [
-            (p_success[j], usd, k)
-            for k, (j, usd, why) in enumerate(zip(self._column, cost, rejected, strict=True))
-            if why is None
-        ]
-        if rule is Rule.PROMISE:
-            # Equal scores (two offers of one model at lambda 0) go to the cheaper one.
-            ranked = [(level * usd - p, usd, k) for p, usd, k in eligible]
-            ranked.sort()
-        else:
-            # Of the clearing offers at one price, the likelier; of the others at one likelihood, the cheaper.
-            ranked = [(0, usd, -p, k) if p >= level else (1, -p, usd, k) for p, usd, k in eligible]
-            ranked.sort()
-            if not ranked or ranked[0][0]:
-                reason = Reason.NONE_CLEARS
-        reasons = (reason, Reason.ONLY_ELIGIBLE) if len(ranked) == 1 else (reason,)
-        return Choice([key[-1] for key in ranked], cost, rejected, reasons)  # type: ignore[misc]
+        return rank(self._column, p_success, cost, rejected, rule_of(self._policy, request))
 
     def no_offer(self, choice: Choice) -> NoEligibleOfferError:
         """The error for a request that no offer may serve."""
@@ -172,8 +154,39 @@ class RequestPolicy:
             return Rejection.CAPABILITY
         return None
 
-    def _rule(self, request: Request) -> tuple[Rule, float, Reason]:
-        if request.min_success_probability is not None:
-            return Rule.THRESHOLD, request.min_success_probability, Reason.CHEAPEST_CLEARING
-        target = request.quality_target
-        return self._policy.rule_at(self._policy.points.default_target if target is None else target)
+
+def rule_of(policy: Policy, request: Request) -> tuple[Rule, float, Reason]:
+    """The rule and level that a request is decided by, and why what they choose is chosen."""
+    if request.min_success_probability is not None:
+        return Rule.THRESHOLD, request.min_success_probability, Reason.CHEAPEST_CLEARING
+    target = request.quality_target
+    return policy.rule_at(policy.points.default_target if target is None else target)
+
+
+def rank(
+    column: Sequence[int],
+    p_success: Sequence[float],
+    cost: list[float],
+    rejected: list[Rejection | None],
+    by: tuple[Rule, float, Reason],
+) -> Choice:
+    """Order the offers that are not rejected; `column` [o] is the model of each, `p_success` [m], `by` of `rule_of`."""
+    rule, level, reason = by
+    ranked: list[tuple[float, ...]]
+    eligible = [
+        (p_success[j], usd, k)
+        for k, (j, usd, why) in enumerate(zip(column, cost, rejected, strict=True))
+        if why is None
+    ]
+    if rule is Rule.PROMISE:
+        # Equal scores (two offers of one model at lambda 0) go to the cheaper one.
+        ranked = [(level * usd - p, usd, k) for p, usd, k in eligible]
+        ranked.sort()
+    else:
+        # Of the clearing offers at one price, the likelier; of the others at one likelihood, the cheaper.
+        ranked = [(0, usd, -p, k) if p >= level else (1, -p, usd, k) for p, usd, k in eligible]
+        ranked.sort()
+        if not ranked or ranked[0][0]:
+            reason = Reason.NONE_CLEARS
+    reasons = (reason, Reason.ONLY_ELIGIBLE) if len(ranked) == 1 else (reason,)
+    return Choice([key[-1] for key in ranked], cost, rejected, reasons)  # type: ignore[misc]

@@ -8,17 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from router_ml import bundle as bundles
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, RouterMlError
+from router_ml.exploration import Exploration, ExplorationRule, Explorer
 from router_ml.features import Features, no_text_side, side_features, side_matrix
-from router_ml.heads import OUTPUTS, VECTOR, Row, estimate, rows_of
+from router_ml.heads import OUTPUTS, VECTOR, Row, deviations, estimate, rows_of
 from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
-from router_ml.request_policy import RequestPolicy
+from router_ml.request_policy import RequestPolicy, rule_of
 from router_ml.text import prompt_text
 from router_ml.types import Candidate, Decision, Description, Digest, Estimates, Float32Array, Message, Request
 
@@ -32,10 +34,18 @@ class Router:
     ``Router.load("bundle").route("...").offer`` is the whole of its use. The catalog of
     the bundle is in force unless another one, say with today's prices, is given.
     With `digests`, decisions on text carry what a journal without text keeps of it;
-    BundleError where the bundle cannot give that.
+    BundleError where the bundle cannot give that. With `exploration`, a share of decisions is left to chance;
+    BundleError where the bundle cannot tell the uncertainty that its rule asks for.
     """
 
-    def __init__(self, bundle: Bundle, *, catalog: Catalog | None = None, digests: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        catalog: Catalog | None = None,
+        digests: bool = False,
+        exploration: Exploration | None = None,
+    ) -> None:
         self.bundle = bundle
         self.policy = Policy(catalog or bundle.catalog, bundle.manifest.models, bundle.points)
         self._of_request = RequestPolicy(self.policy)
@@ -44,10 +54,13 @@ class Router:
         self._ratio = np.array(bundle.manifest.input_token_ratio, dtype=np.float32)
         self._ratios: list[float] = self._ratio.tolist()
         self._encoder_sha256 = _encoder_sha256(bundle) if digests and bundle.tokenizer else None
+        self._column: list[int] = self.policy.column.tolist()
         self._offers = tuple(
-            (offer.name, offer.model, column)
-            for offer, column in zip(self.policy.offers, self.policy.column.tolist(), strict=True)
+            (offer.name, offer.model, column) for offer, column in zip(self.policy.offers, self._column, strict=True)
         )
+        self._explorer = Explorer(exploration, bundle.sha256) if exploration else None
+        thompson = exploration is not None and exploration.rule is ExplorationRule.THOMPSON
+        self._uncertainty = _uncertainty_of(bundle) if thompson else None
 
     @classmethod
     def load(
@@ -56,13 +69,15 @@ class Router:
         *,
         catalog: Catalog | None = None,
         digests: bool = False,
+        exploration: Exploration | None = None,
         like: Router | None = None,
     ) -> Router:
         """Verify and open a bundle folder; BundleError says what is wrong with it.
 
         What it has in common with `like`, the version that it is to follow, is shared and opens at once.
         """
-        return cls(bundles.load(path, like=like.bundle if like else None), catalog=catalog, digests=digests)
+        bundle = bundles.load(path, like=like.bundle if like else None)
+        return cls(bundle, catalog=catalog, digests=digests, exploration=exploration)
 
     # -- one request ----------------------------------------------------------------------------
 
@@ -132,10 +147,11 @@ class Router:
         for part in self._parts([requests[i] for i in good]):
             at = [good[k] for k in part]
             features = self._features([requests[i] for i in at])
-            flat, digests = self._run([requests[i] for i in at], features)
-            for i, row, digest in zip(at, rows_of(flat, features, self._ratios), digests, strict=True):
+            flat, digests, spread = self._run([requests[i] for i in at], features)
+            rows = rows_of(flat, features, self._ratios)
+            for i, row, digest, deviation in zip(at, rows, digests, spread, strict=True):
                 try:
-                    results[i] = self._decision(requests[i], row, digest)
+                    results[i] = self._decision(requests[i], row, digest, deviation)
                 except NoEligibleOfferError as error:
                     results[i] = error
         return [result for result in results if result is not None]
@@ -171,6 +187,7 @@ class Router:
             quality_targets=self.bundle.points.quality_targets,
             default_quality_target=self.bundle.points.default_target,
             max_text_chars=self.bundle.tokenizer.settings.max_chars if self.bundle.tokenizer else 0,
+            exploration=str(self._explorer.settings) if self._explorer else None,
         )
 
     # -- inside ---------------------------------------------------------------------------------
@@ -178,8 +195,8 @@ class Router:
     def _decide(self, request: Request) -> Decision:
         self._check_fits(request)
         features = self._features((request,))
-        flat, (digest,) = self._run((request,), features)
-        return self._decision(request, next(rows_of(flat, features, self._ratios)), digest)
+        flat, (digest,), (deviation,) = self._run((request,), features)
+        return self._decision(request, next(rows_of(flat, features, self._ratios)), digest, deviation)
 
     def _parts(self, requests: Sequence[Request]) -> Iterator[NDArray[np.intp]]:
         """Indices of requests of like length, to be run together."""
@@ -193,17 +210,22 @@ class Router:
             yield order[start:stop]
             start = stop
 
-    def _run(self, requests: Sequence[Request], features: Features) -> tuple[Float32Array, Sequence[Digest | None]]:
-        """One run of the graph: its output, and a digest for each request if they are made."""
-        if self._encoder_sha256 is None:
+    def _run(
+        self, requests: Sequence[Request], features: Features
+    ) -> tuple[Float32Array, Sequence[Digest | None], Sequence[list[float] | None]]:
+        """One run of the graph: its output, and for each request a digest and deviations [m], where they are made."""
+        nothing: tuple[None, ...] = (None,) * len(requests)
+        digests: Sequence[Digest | None] = nothing
+        if self._encoder_sha256 is None and (self._uncertainty is None or self.bundle.tokenizer is None):
             (flat,) = self.bundle.session.run(OUTPUTS, features.feed())
-            return flat, (None,) * len(requests)
-        flat, vectors = self.bundle.session.run((*OUTPUTS, VECTOR), features.feed())
-        rows = zip(requests, vectors, features.side, features.n_tokens.tolist(), strict=True)
-        return flat, [
-            None if request.embedding is not None else Digest(vector, side, n_tokens, self._encoder_sha256)
-            for request, vector, side, n_tokens in rows
-        ]
+            vectors = features.embedding
+        else:
+            flat, vectors = self.bundle.session.run((*OUTPUTS, VECTOR), features.feed())
+            if self._encoder_sha256 is not None:
+                digests = _digests(requests, features, vectors, self._encoder_sha256)
+        if self._uncertainty is None:
+            return flat, digests, nothing
+        return flat, digests, deviations(self._uncertainty, vectors, features.side, features.segment).tolist()
 
     def _estimate(self, requests: Sequence[Request]) -> Estimates:
         estimates = estimate(self.bundle.session, self._features(requests), self._ratio)
@@ -257,7 +279,7 @@ class Router:
         ids = rows[0][None] if n == 1 and rows[0].size else tokenizer.pad(rows)
         return Features(ids, embedding, side, segment, n_tokens)
 
-    def _decision(self, request: Request, row: Row, digest: Digest | None) -> Decision:
+    def _decision(self, request: Request, row: Row, digest: Digest | None, deviation: list[float] | None) -> Decision:
         """The decision by the estimates; NoEligibleOfferError where there is none."""
         p_success, output_tokens, latency_ms, input_tokens = row
         if request.input_tokens is not None:
@@ -272,22 +294,30 @@ class Router:
                 for (name, model, j), usd, why in zip(self._offers, cost, choice.rejected, strict=True)
             ]
         )
-        first, *others = choice.order
+        decision_id = time_ordered_id()
+        order, reasons, propensity, drawn = choice.order, choice.reasons, 1.0, None  # the policy is deterministic
+        if self._explorer is not None:
+            by = rule_of(self.policy, request)
+            order, reasons, propensity, drawn = self._explorer.draw(
+                decision_id, choice, self._column, p_success, by, deviation
+            )
+        first, *others = order
         name, model, _ = self._offers[first]
         target = request.quality_target or self.bundle.points.default_target
         return Decision(
-            decision_id=time_ordered_id(),
+            decision_id=decision_id,
             offer=name,
             model=model,
             fallbacks=tuple([self._offers[k][0] for k in others]),
             candidates=candidates,
-            reasons=choice.reasons,
-            propensity=1.0,  # without exploration the policy is deterministic
+            reasons=reasons,
+            propensity=propensity,
             quality_target=None if request.min_success_probability is not None else target,
             version=self.bundle.manifest.version,
             arm="",
             bundle_sha256=self.bundle.sha256,
             digest=digest,
+            exploration=drawn,
         )
 
 
@@ -305,6 +335,16 @@ def _known(values: list[float]) -> list[float | None]:
     return [None if value != value else value for value in values]
 
 
+def _digests(
+    requests: Sequence[Request], features: Features, vectors: Float32Array, encoder_sha256: str
+) -> list[Digest | None]:
+    rows = zip(requests, vectors, features.side, features.n_tokens.tolist(), strict=True)
+    return [
+        None if request.embedding is not None else Digest(vector, side, n_tokens, encoder_sha256)
+        for request, vector, side, n_tokens in rows
+    ]
+
+
 def _encoder_sha256(bundle: Bundle) -> str:
     if (
         VECTOR not in {output.name for output in bundle.session.get_outputs()}
@@ -315,6 +355,15 @@ def _encoder_sha256(bundle: Bundle) -> str:
             "keeps in its place; train it anew with this version of router-ml, or journal the text"
         )
     return str(bundle.manifest.encoder["sha256"])
+
+
+def _uncertainty_of(bundle: Bundle) -> ort.InferenceSession:
+    if bundle.uncertainty is None:
+        raise BundleError(
+            f"version {bundle.manifest.version} does not tell how sure it is, which the exploration rule `thompson` "
+            "needs; explore by `epsilon`, or train it anew with this version of router-ml"
+        )
+    return bundles.open_session(bundle.uncertainty)
 
 
 def _text(request: Request) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from router_ml.bundle import Manifest, policy_of
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
+from router_ml.explore_options import exploration_of
 from router_ml.journal_options import journal_options, needs_digests, open_journal
 from router_ml.logs import set_up_logs
 from router_ml.metrics import ServerMetrics, serve_metrics
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace, bundle_folder: Callable[[str], Path]) -> None:
         catalog,
         partial(open_journal, journal_options(args)),
         needs_digests(args),
+        exploration_of(args),
         TraceSettings(args.traces, args.trace_ratio) if args.traces else None,
         (args.log_format, args.log_level),
     )
@@ -107,6 +109,7 @@ def _about(manifest: Manifest, digest: str, policy: Policy, args: argparse.Names
         f"router-ml serves version {manifest.version} (bundle {digest[:12]}) on {{address}}; {workers}"
         f"{len(policy.offers)} offers of {len(manifest.models)} models; "
         f"journal: {args.journal or 'none, so outcomes are refused'}"
+        + (f"; explores by {exploration}" if (exploration := exploration_of(args)) else "")
     )
 
 

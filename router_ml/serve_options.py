@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from router_ml.explore_options import add_explore_options
 from router_ml.journal_options import add_journal_options
 from router_ml.logs import FORMATS, LEVELS
 from router_ml.option_types import ratio, workers
@@ -30,6 +31,7 @@ def add_serve_options(parser: argparse.ArgumentParser, bundle_help: str) -> None
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDRESS", help="default 127.0.0.1:50051")
     parser.add_argument("--catalog", help="prices to use instead of the bundle's")
     add_journal_options(parser)
+    add_explore_options(parser)
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="encrypt with this certificate (chain), PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument(

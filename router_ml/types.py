@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from router_ml.exploration import Drawn
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
@@ -60,6 +63,9 @@ class Reason(StrEnum):
 
     TARGET_UNREACHABLE = "target_unreachable"
     """No operating point reached the quality target on the data that set them: highest quality instead."""
+
+    EXPLORED = "explored"
+    """Not the policy's choice: left to chance, so that its outcome can be learned from."""
 
     ROUTER_UNAVAILABLE = "router_unavailable"
     """Given by a client, never by a router: the router was late, down or wrong; the client's configured default."""
@@ -184,6 +190,8 @@ class Decision(NamedTuple):
     bundle_sha256: str
     digest: Digest | None = None
     """Given by a router that makes digests, where the prompt was text; for the journal, not for callers."""
+    exploration: Drawn | None = None
+    """Given by a router that explores; for the journal, not for callers."""
 
     def candidate(self, offer: str) -> Candidate:
         """The candidate of that offer name; KeyError when the catalog has none."""
@@ -221,3 +229,5 @@ class Description:
     """Longer prompts are cut in the middle to this many characters."""
     refused: str | None = None
     """Which later version the server refused, and why; None: none since the last one that was taken."""
+    exploration: str | None = None
+    """What is left to chance, in words; None: nothing."""

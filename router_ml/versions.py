@@ -18,6 +18,7 @@ from router_ml.bundle import MANIFEST
 from router_ml.canary import check_canaries, request_of
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, InputError
+from router_ml.exploration import Exploration
 from router_ml.router import Router
 
 POINTER = "current"
@@ -27,13 +28,18 @@ _WARM_ROUNDS = 20
 
 
 def open_version(
-    path: str | Path, catalog: Catalog | None = None, *, digests: bool = False, like: Router | None = None
+    path: str | Path,
+    catalog: Catalog | None = None,
+    *,
+    digests: bool = False,
+    exploration: Exploration | None = None,
+    like: Router | None = None,
 ) -> Router:
     """A router that is verified, answers its canaries as where it was made, and is warm; BundleError otherwise.
 
     `like` is the version before it; see `Router.load`.
     """
-    router = Router.load(path, catalog=catalog, digests=digests, like=like)
+    router = Router.load(path, catalog=catalog, digests=digests, exploration=exploration, like=like)
     requests = [request_of(canary) for canary in router.bundle.manifest.canaries]
     if requests:
         check_canaries(router.bundle, router.estimate(requests))

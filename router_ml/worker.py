@@ -15,6 +15,7 @@ from pathlib import Path
 
 from router_ml.catalog import Catalog
 from router_ml.errors import RouterMlError
+from router_ml.exploration import Exploration
 from router_ml.journal import Journal
 from router_ml.logs import set_up_logs
 from router_ml.meter import JournalWatch, Memory, Meter
@@ -35,13 +36,15 @@ class ServingPlan:
     open_journal: Callable[[], Journal | None] = lambda: None
     digests: bool = False
     """Whether the journal keeps digests of prompts in place of their text."""
+    exploration: Exploration | None = None
+    """What is left to chance; None: nothing."""
     traces: TraceSettings | None = None
     logs: tuple[str, str] = ("text", "warning")
     """Format and level."""
 
     def open_version(self, path: Path, like: Router | None = None) -> Router:
         """A version as this server serves it; BundleError when it will not do."""
-        return open_version(path, self.catalog, digests=self.digests, like=like)
+        return open_version(path, self.catalog, digests=self.digests, exploration=self.exploration, like=like)
 
 
 @dataclass

@@ -96,7 +96,12 @@ def chunks(data: Dataset, index: NDArray[np.int64]) -> Iterator[NDArray[np.int64
 
 
 def write_bundle(
-    path: Path, manifest: bundle.Manifest, graph: bytes, catalog: Catalog, tokenizer_json: bytes | None
+    path: Path,
+    manifest: bundle.Manifest,
+    graph: bytes,
+    catalog: Catalog,
+    tokenizer_json: bytes | None,
+    uncertainty: bytes | None = None,
 ) -> str:
     """Write with what its canaries are answered, and read back; returns the hash."""
     with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
@@ -104,7 +109,7 @@ def write_bundle(
         router = Router.load(Path(scratch) / "bundle")
     requests = canary_requests(router.bundle)
     canaries = canaries_of(requests, router.estimate(requests))
-    digest = bundle.write(path, replace(manifest, canaries=canaries), graph, catalog, tokenizer_json)
+    digest = bundle.write(path, replace(manifest, canaries=canaries), graph, catalog, tokenizer_json, uncertainty)
     bundle.verify(path)
     return digest
 

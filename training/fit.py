@@ -112,6 +112,10 @@ class SuccessFit:
     """Of the same prompts."""
     p_success: Float64Array
     """[len(index), m], out of fold but for the calibration's two numbers a model."""
+    count: Float64Array
+    """[len(index), m], outcomes of each prompt on each model."""
+    linear: LinearSettings
+    """The shrinkage that was chosen."""
 
 
 def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> SuccessFit:
@@ -144,7 +148,7 @@ def fit_success(data: Dataset, *, vocabulary: int, settings: FitSettings) -> Suc
     booster, scores = _boost(rows, success, count, fold, settings.trees)
     calibration = fit_calibration(logits + scores, success, count)
     model = SuccessModel(linear, log_odds, booster, calibration, settings.trees.n_threads)
-    return SuccessFit(model, index, rows, calibration.apply(logits + scores))
+    return SuccessFit(model, index, rows, calibration.apply(logits + scores), count, chosen)
 
 
 def _choose_linear(

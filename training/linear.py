@@ -124,8 +124,8 @@ def fit_linear(
     index, success, count = index[order], success[order], count[order]
     ngrams, idf = _ngrams(prompts, index, vocabulary, settings.scale)
     seen = np.flatnonzero(idf)
-    side, side_weight, side_offset = _standardised(prompts.side[index], settings.scale)
-    embedding, embedding_weight, middle = _centred(prompts.embedding[index], settings.scale)
+    side, side_weight, side_offset = standardised(prompts.side[index], settings.scale)
+    embedding, embedding_weight, middle = centred(prompts.embedding[index], settings.scale)
     segment = prompts.segment[index]
     # Column 0, the unknown segment, stays empty: it says nothing.
     known = np.flatnonzero(segment)
@@ -176,7 +176,7 @@ def _ngrams(
     return grams, idf
 
 
-def _centred(embedding: Float32Array, scale: float) -> tuple[Float32Array, float, Float32Array]:
+def centred(embedding: Float32Array, scale: float) -> tuple[Float32Array, float, Float32Array]:
     """The rows around their mean at root mean square length `scale`, changed in place; the weight, and the mean."""
     middle = embedding.mean(axis=0, dtype=np.float64).astype(np.float32)
     embedding -= middle
@@ -195,7 +195,7 @@ def _idf(grams: sp.csr_matrix) -> Float64Array:
     return np.asarray(idf)
 
 
-def _standardised(side: Float32Array, scale: float) -> tuple[Float64Array, Float64Array, Float64Array]:
+def standardised(side: Float32Array, scale: float) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Side features at zero mean and `scale / sqrt(f)` spread, with the weight and offset that make them so.
 
     The offset applies only where there is text, and the flag itself gets none: it is the place that carries it.

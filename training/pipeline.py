@@ -38,6 +38,7 @@ from training.outcomes import ReadReport, read_outcomes
 from training.promise import Promise, find_promise, fix_paths
 from training.split import FIT, TEST, TUNE, Split, SplitSettings, assign_split
 from training.trees import row_feature_names
+from training.uncertainty import fit_uncertainty, uncertainty_graph
 from training.verdict import Verdict
 from training.version import fit_verdict, fit_version
 
@@ -85,6 +86,8 @@ class Trained:
 
     manifest: Manifest
     graph: bytes
+    uncertainty: bytes
+    """The second graph, how sure the first one is."""
     catalog: Catalog
     tokenizer_json: bytes | None
     read: ReadReport
@@ -104,7 +107,7 @@ class Trained:
 
     def write(self, path: Path) -> str:
         """Write the bundle folder; returns its hash."""
-        return write_bundle(path, self.manifest, self.graph, self.catalog, self.tokenizer_json)
+        return write_bundle(path, self.manifest, self.graph, self.catalog, self.tokenizer_json, self.uncertainty)
 
 
 def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings, rejects: Path, say: Say) -> Trained:
@@ -150,6 +153,7 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     return Trained(
         manifest=manifest,
         graph=graph,
+        uncertainty=uncertainty_graph(fit_uncertainty(data.prompts, version.success, len(data.segments))),
         catalog=catalog,
         tokenizer_json=encoder.tokenizer_json if encoder else None,
         read=table.report,

@@ -31,7 +31,7 @@ class LossRecord(_message.Message):
     def __init__(self, writer: _Optional[str] = ..., last_number: _Optional[int] = ..., decisions: _Optional[int] = ..., reason: _Optional[str] = ..., time_unix_micros: _Optional[int] = ...) -> None: ...
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("decision_id", "time_unix_micros", "request", "offer", "model", "fallbacks", "candidates", "reasons", "propensity", "quality_target", "version", "arm", "bundle_sha256", "number")
+    __slots__ = ("decision_id", "time_unix_micros", "request", "offer", "model", "fallbacks", "candidates", "reasons", "propensity", "quality_target", "version", "arm", "bundle_sha256", "number", "exploration")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_MICROS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class DecisionRecord(_message.Message):
     ARM_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    EXPLORATION_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     time_unix_micros: int
     request: RequestRecord
@@ -60,7 +61,24 @@ class DecisionRecord(_message.Message):
     arm: str
     bundle_sha256: str
     number: int
-    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., request: _Optional[_Union[RequestRecord, _Mapping]] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., fallbacks: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateRecord, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., propensity: _Optional[float] = ..., quality_target: _Optional[float] = ..., version: _Optional[str] = ..., arm: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+    exploration: ExplorationRecord
+    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., request: _Optional[_Union[RequestRecord, _Mapping]] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., fallbacks: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateRecord, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., propensity: _Optional[float] = ..., quality_target: _Optional[float] = ..., version: _Optional[str] = ..., arm: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., number: _Optional[int] = ..., exploration: _Optional[_Union[ExplorationRecord, _Mapping]] = ...) -> None: ...
+
+class ExplorationRecord(_message.Message):
+    __slots__ = ("rule", "share", "cost_multiple", "floor", "salt", "deviation_f32")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    COST_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_F32_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    share: float
+    cost_multiple: float
+    floor: float
+    salt: str
+    deviation_f32: bytes
+    def __init__(self, rule: _Optional[str] = ..., share: _Optional[float] = ..., cost_multiple: _Optional[float] = ..., floor: _Optional[float] = ..., salt: _Optional[str] = ..., deviation_f32: _Optional[bytes] = ...) -> None: ...
 
 class CandidateRecord(_message.Message):
     __slots__ = ("offer", "model", "p_success", "output_tokens", "cost_usd", "latency_ms", "rejected")

@@ -29,6 +29,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_ONLY_ELIGIBLE: _ClassVar[Reason]
     REASON_TARGET_UNREACHABLE: _ClassVar[Reason]
     REASON_ROUTER_UNAVAILABLE: _ClassVar[Reason]
+    REASON_EXPLORED: _ClassVar[Reason]
 
 class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -55,6 +56,7 @@ REASON_NONE_CLEARS: Reason
 REASON_ONLY_ELIGIBLE: Reason
 REASON_TARGET_UNREACHABLE: Reason
 REASON_ROUTER_UNAVAILABLE: Reason
+REASON_EXPLORED: Reason
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_INVALID_REQUEST: ErrorCode
 ERROR_CODE_NO_ELIGIBLE_OFFER: ErrorCode
@@ -282,7 +284,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("version", "bundle_sha256", "bundle_format", "created", "training_start", "training_end", "encoder", "embedding_size", "models", "offers", "catalog_as_of", "segments", "quality_targets", "default_quality_target", "max_text_chars", "refused")
+    __slots__ = ("version", "bundle_sha256", "bundle_format", "created", "training_start", "training_end", "encoder", "embedding_size", "models", "offers", "catalog_as_of", "segments", "quality_targets", "default_quality_target", "max_text_chars", "refused", "exploration")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +301,7 @@ class DescribeResponse(_message.Message):
     DEFAULT_QUALITY_TARGET_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_CHARS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    EXPLORATION_FIELD_NUMBER: _ClassVar[int]
     version: str
     bundle_sha256: str
     bundle_format: int
@@ -315,4 +318,5 @@ class DescribeResponse(_message.Message):
     default_quality_target: float
     max_text_chars: int
     refused: str
-    def __init__(self, version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., bundle_format: _Optional[int] = ..., created: _Optional[str] = ..., training_start: _Optional[str] = ..., training_end: _Optional[str] = ..., encoder: _Optional[str] = ..., embedding_size: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., offers: _Optional[_Iterable[str]] = ..., catalog_as_of: _Optional[str] = ..., segments: _Optional[_Iterable[str]] = ..., quality_targets: _Optional[_Iterable[float]] = ..., default_quality_target: _Optional[float] = ..., max_text_chars: _Optional[int] = ..., refused: _Optional[str] = ...) -> None: ...
+    exploration: str
+    def __init__(self, version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., bundle_format: _Optional[int] = ..., created: _Optional[str] = ..., training_start: _Optional[str] = ..., training_end: _Optional[str] = ..., encoder: _Optional[str] = ..., embedding_size: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., offers: _Optional[_Iterable[str]] = ..., catalog_as_of: _Optional[str] = ..., segments: _Optional[_Iterable[str]] = ..., quality_targets: _Optional[_Iterable[float]] = ..., default_quality_target: _Optional[float] = ..., max_text_chars: _Optional[int] = ..., refused: _Optional[str] = ..., exploration: _Optional[str] = ...) -> None: ...
