@@ -42,7 +42,7 @@ REFUSED_OVERLOAD, REFUSED_GONE = "refused_overload", "refused_gone"
 _COUNTERS = (
     "explored", REFUSED_OVERLOAD, REFUSED_GONE, "outcomes_accepted", "outcomes_rejected", "outcomes_unwritten",
     "shadow_agrees", "shadow_differs", "shadow_failed", "shadow_dropped",
-    "journal_written", "journal_lost", "journal_unredacted", "journal_shadows_lost",
+    "journal_written", "journal_lost", "journal_unredacted", "shadow_unwritten",
 )  # fmt: skip
 _OF_JOURNAL = _COUNTERS[-4:]
 _GAUGES = ("alive", "taken", "ended", "journal", "journal_trouble", "journal_queued_bytes", "journal_oldest_unix")
@@ -152,7 +152,7 @@ class Meter:
 
     def journal(self, stats: JournalStats) -> None:
         """How the journal of this worker stands now."""
-        written, lost, unredacted, shadows_lost = self._journal_before
+        written, lost, unredacted, unwritten = self._journal_before
         oldest = time.time() - stats.lag_seconds if stats.lag_seconds > 0 else 0.0
         with self._lock:
             for name, value in (
@@ -160,7 +160,7 @@ class Meter:
                 ("journal_written", written + stats.decisions_written),
                 ("journal_lost", lost + stats.decisions_dropped),
                 ("journal_unredacted", unredacted + stats.redactions_failed),
-                ("journal_shadows_lost", shadows_lost + stats.shadows_lost),
+                ("shadow_unwritten", unwritten + stats.shadows_lost),
                 ("journal_trouble", float(stats.trouble is not None)),
                 ("journal_queued_bytes", float(stats.queued_bytes)),
                 ("journal_oldest_unix", oldest),

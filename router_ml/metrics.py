@@ -123,9 +123,9 @@ def _decisions(reading: Reading) -> Iterator[Metric]:
 def _shadows(reading: Reading) -> Iterator[Metric]:
     yield _counter(
         "router_ml_shadow_decisions",
-        "Decisions of versions that look on, by whether they chose the same model; dropped: the server was too busy",
+        "Decisions of versions that only look on, by whether they chose the same model, and those that were lost",
         "result",
-        {result: reading.counts[f"shadow_{result}"] for result in RESULTS},
+        {result: reading.counts[f"shadow_{result}"] for result in (*RESULTS, "unwritten")},
     )
 
 
@@ -166,11 +166,6 @@ def _journal(reading: Reading) -> Iterator[Metric]:
         "router_ml_journal_redactions_failed",
         "Prompts and error messages left out of the journal, since they could not be redacted",
         counts["journal_unredacted"],
-    )
-    yield CounterMetricFamily(
-        "router_ml_journal_shadows_lost",
-        "Shadow decisions that never reached the journal",
-        counts["journal_shadows_lost"],
     )
     yield GaugeMetricFamily(
         "router_ml_journal_lag_seconds",

@@ -127,17 +127,26 @@ class Router:
         )
         return self._decide(request)
 
-    def decide(self, request: Request, decision_id: str | None = None) -> Decision:
-        """Decide one request; errors as for `route`. The decision gets a new id unless one is given."""
+    def decide(self, request: Request) -> Decision:
+        """Decide one request; errors as for `route`."""
+        check_request(request)
+        return self._decide(request)
+
+    def decide_as(self, decision_id: str, request: Request) -> Decision:
+        """Decide one request under an id that it has already, see `time_ordered_id`; errors as for `route`."""
         check_request(request)
         return self._decide(request, decision_id)
 
     # -- many requests --------------------------------------------------------------------------
 
-    def decide_batch(
-        self, requests: Sequence[Request], decision_ids: Sequence[str] | None = None
-    ) -> list[Decision | RouterMlError]:
+    def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         """Decide each request; one that is wrong gets its error in its place and spoils no other."""
+        return self.decide_batch_as([time_ordered_id() for _ in requests], requests)
+
+    def decide_batch_as(
+        self, decision_ids: Sequence[str], requests: Sequence[Request]
+    ) -> list[Decision | RouterMlError]:
+        """The same under ids that the requests have already."""
         results: list[Decision | RouterMlError | None] = [None] * len(requests)
         good = []
         for i, request in enumerate(requests):
@@ -148,8 +157,7 @@ class Router:
                 results[i] = error
         for i, row, digest, deviation in self._rows(requests, good):
             try:
-                decision_id = None if decision_ids is None else decision_ids[i]
-                results[i] = self._decision(requests[i], row, digest, deviation, decision_id)
+                results[i] = self._decision(requests[i], row, digest, deviation, decision_ids[i])
             except NoEligibleOfferError as error:
                 results[i] = error
         return [result for result in results if result is not None]

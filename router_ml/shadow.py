@@ -108,7 +108,7 @@ def shadow_decision(test: str, router: Router, request: Request, served: Decisio
     begun = time.perf_counter_ns()
     decision, error = None, ""
     try:
-        decision = router.decide(request, served.decision_id)
+        decision = router.decide_as(served.decision_id, request)
     except NoEligibleOfferError:
         error = "no_eligible_offer"
     except RequestError:

@@ -61,9 +61,9 @@ class SplitRouter:
         decision_id = time_ordered_id()
         side = self._side(request, decision_id)
         if side is None:
-            decision = self._champion.decide(request, decision_id)
+            decision = self._champion.decide_as(decision_id, request)
         else:
-            (decision,) = side.marked((request,), (side.router.decide(request, decision_id),))  # type: ignore[assignment]
+            (decision,) = side.marked((request,), (side.router.decide_as(decision_id, request),))  # type: ignore[assignment]
         self._tell_shadows(request, decision)
         return decision
 
@@ -77,7 +77,7 @@ class SplitRouter:
         for side, at in places.items():
             some = [requests[i] for i in at]
             router = self._champion if side is None else side.router
-            decided = router.decide_batch(some, [ids[i] for i in at])
+            decided = router.decide_batch_as([ids[i] for i in at], some)
             results |= zip(at, decided if side is None else side.marked(some, decided), strict=True)
         ordered = [results[i] for i in range(len(requests))]
         for request, result in zip(requests, ordered, strict=True):

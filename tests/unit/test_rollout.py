@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from router_ml.rollout import Generation, Refusal, Rollout, Versions
+from router_ml.traffic import POINTER, Traffic, write_traffic
 from router_ml.types import Request
-from router_ml.versions import POINTER, open_version, point_to, publish
+from router_ml.versions import publish
 
 MakeVersion = Callable[..., Path]
 
@@ -20,14 +21,14 @@ class InThisThread:
     """A worker without a process."""
 
     def __init__(self, folder: Path, name: str, generation: Generation) -> None:
-        self.versions = Versions(open_version(folder / name), generation.value, generation)
+        self.versions = Versions(folder, Traffic(name), generation.value, generation)
         self.seen: list[int] = []
         self.generation = generation
 
-    def prepare(self, number: int, path: Path) -> Future[str | None]:
+    def prepare(self, number: int, traffic: Traffic) -> Future[Refusal | str | None]:
         self.seen.append(self.generation.value)
-        done: Future[str | None] = Future()
-        done.set_result(self.versions.prepare(number, path))
+        done: Future[Refusal | str | None] = Future()
+        done.set_result(self.versions.prepare(number, traffic))
         return done
 
     def settle(self, refusal: Refusal | None) -> None:
@@ -46,7 +47,7 @@ class Site:
         self.generation: Generation = ctypes.c_ulong(0)
         self.first = publish(folder, make_version("first"))
         self.workers = [InThisThread(folder, self.first, self.generation) for _ in range(2)]
-        self.rollout = Rollout(folder, self.first, self.generation, lambda: self.workers)
+        self.rollout = Rollout(folder, Traffic(self.first), self.generation, lambda: self.workers)
 
     @property
     def in_force(self) -> set[str]:
@@ -71,7 +72,7 @@ def test_a_new_version_is_prepared_by_all_before_any_decides_by_it(site: Site) -
 
 
 def test_a_version_that_one_worker_cannot_prepare_comes_into_force_in_none(site: Site) -> None:
-    site.workers[1].prepare = lambda number, path: _answer("no memory")  # type: ignore[method-assign]
+    site.workers[1].prepare = lambda number, traffic: _answer("no memory")  # type: ignore[method-assign]
     name = publish(site.folder, site.make("second"))
     site.rollout.step()
     assert site.in_force == {"first"}
@@ -108,10 +109,10 @@ def test_a_bad_version_is_refused_once_and_forgotten_when_a_good_one_comes(
 
 
 def test_a_pointer_to_nothing_is_refused_and_pointing_back_is_no_change(site: Site) -> None:
-    point_to(site.folder, "nowhere")
+    write_traffic(site.folder, Traffic("nowhere"))
     site.rollout.step()
     assert "has no manifest.json" in (site.workers[0].versions.describe().refused or "")
-    point_to(site.folder, site.first)
+    write_traffic(site.folder, Traffic(site.first))
     site.rollout.step()
     (site.folder / POINTER).write_text("../up")
     site.rollout.step()
@@ -123,18 +124,18 @@ def test_only_the_router_in_force_and_the_one_before_stay_in_memory(site: Site) 
         publish(site.folder, site.make(f"next-{k}"))
         site.rollout.step()
     assert site.in_force == {"next-3"}
-    assert all(sorted(worker.versions._routers) == [3, 4] for worker in site.workers)
+    assert all(sorted(worker.versions._opened) == [3, 4] for worker in site.workers)
 
 
 def test_an_older_version_comes_back_when_the_pointer_says_so(site: Site) -> None:
     publish(site.folder, site.make("second"))
     site.rollout.step()
-    point_to(site.folder, site.first)
+    write_traffic(site.folder, Traffic(site.first))
     site.rollout.step()
     assert site.in_force == {"first"}
 
 
-def _answer(reason: str) -> Future[str | None]:
-    done: Future[str | None] = Future()
+def _answer(reason: str) -> Future[Refusal | str | None]:
+    done: Future[Refusal | str | None] = Future()
     done.set_result(reason)
     return done

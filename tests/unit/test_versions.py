@@ -13,17 +13,18 @@ import pytest
 
 from router_ml import bundle
 from router_ml.canary import request_of
-from router_ml.errors import BundleError, InputError
+from router_ml.errors import BundleError
 from router_ml.router import Router
-from router_ml.versions import POINTER, current, open_version, point_to, publish
+from router_ml.traffic import POINTER, Traffic, read_traffic
+from router_ml.versions import open_version, publish
 
 MakeVersion = Callable[..., Path]
 
 
 def test_a_published_bundle_is_the_one_that_the_pointer_names(tiny_bundle: Path, tmp_path: Path) -> None:
-    assert current(tmp_path / "none yet") is None
+    assert read_traffic(tmp_path / "none yet") is None
     name = publish(tmp_path, tiny_bundle)
-    assert current(tmp_path) == name
+    assert read_traffic(tmp_path) == Traffic(name)
     assert bundle.verify(tmp_path / name)[1] == bundle.verify(tiny_bundle)[1]
     assert {path.name for path in tmp_path.iterdir()} == {POINTER, name}
 
@@ -52,22 +53,8 @@ def test_a_damaged_bundle_is_not_published(make_version: MakeVersion, tmp_path: 
     (damaged / bundle.GRAPH).write_bytes(b"")
     with pytest.raises(BundleError, match="changed or cut short"):
         publish(folder, damaged)
-    assert current(folder) == name
+    assert read_traffic(folder) == Traffic(name)
     assert {path.name for path in folder.iterdir()} == {POINTER, name}
-
-
-@pytest.mark.parametrize("text", ["", "../elsewhere", "/etc", ".", ".hidden", "a/b"])
-def test_a_pointer_names_a_folder_beside_it_and_nothing_else(text: str, tmp_path: Path) -> None:
-    (tmp_path / POINTER).write_text(text)
-    with pytest.raises(InputError, match="expected the name of a folder beside it"):
-        current(tmp_path)
-
-
-def test_a_pointer_is_replaced_in_one_step(tmp_path: Path) -> None:
-    point_to(tmp_path, "one")
-    point_to(tmp_path, "other")
-    assert current(tmp_path) == "other"
-    assert [path.name for path in tmp_path.iterdir()] == [POINTER]
 
 
 # -- canaries ---------------------------------------------------------------------------------------
