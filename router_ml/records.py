@@ -234,7 +234,7 @@ def _exploration(drawn: Drawn) -> dict[str, Any]:
         rule=settings.rule,
         share=settings.share,
         cost_multiple=settings.cost_multiple,
-        floor=settings.floor,
+        floor=settings.floor or None,
         salt=settings.salt or None,
         deviation_f32=None if deviation is None else floats(np.array(deviation)),
     )

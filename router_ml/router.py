@@ -58,6 +58,7 @@ class Router:
         self._offers = tuple(
             (offer.name, offer.model, column) for offer, column in zip(self.policy.offers, self._column, strict=True)
         )
+        self.exploration = exploration
         self._explorer = Explorer(exploration, bundle.sha256) if exploration else None
         thompson = exploration is not None and exploration.rule is ExplorationRule.THOMPSON
         self._uncertainty = _uncertainty_of(bundle) if thompson else None
@@ -211,7 +212,7 @@ class Router:
             quality_targets=self.bundle.points.quality_targets,
             default_quality_target=self.bundle.points.default_target,
             max_text_chars=self.bundle.tokenizer.settings.max_chars if self.bundle.tokenizer else 0,
-            exploration=str(self._explorer.settings) if self._explorer else None,
+            exploration=str(self.exploration) if self.exploration else None,
         )
 
     # -- inside ---------------------------------------------------------------------------------

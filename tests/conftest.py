@@ -139,7 +139,8 @@ def make_version(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
             canaries[1] = replace(canaries[1], **{field: tuple(values)})
         changed = replace(manifest, version=name, canaries=tuple(canaries))
         catalog = Catalog.from_dict(json.loads(parts[bundle.CATALOG]))
-        bundle.write(tmp_path / "made" / name, changed, parts[bundle.GRAPH], catalog, parts[bundle.TOKENIZER])
+        optional = parts[bundle.TOKENIZER], parts[bundle.UNCERTAINTY]
+        bundle.write(tmp_path / "made" / name, changed, parts[bundle.GRAPH], catalog, *optional)
         return tmp_path / "made" / name
 
     return make

@@ -15,12 +15,13 @@ from router_ml import bundle
 from router_ml.canary import canaries_of, canary_requests
 from router_ml.catalog import Catalog
 from router_ml.errors import GateError
-from router_ml.heads import OUTPUTS, estimate, of_graph
+from router_ml.heads import OUTPUTS, deviations, estimate, of_graph
 from router_ml.router import Router
 from router_ml.types import Estimates, Float64Array
-from training.dataset import Dataset
+from training.dataset import Dataset, Prompts
 from training.graph import INNER_OUTPUTS, GraphParts, build_graph
 from training.progress import watched
+from training.uncertainty import Uncertainty
 
 TOLERANCE = 1e-5
 _TOKENS_A_RUN = 16_384
@@ -66,6 +67,18 @@ def check_parity(parts: GraphParts, data: Dataset, index: NDArray[np.int64]) -> 
             f"{worst_relative:.2g} in relative size, more than {TOLERANCE:g}; nothing was written, please report this"
         )
     return report
+
+
+def check_uncertainty(graph: bytes, uncertainty: Uncertainty, prompts: Prompts, index: NDArray[np.int64]) -> None:
+    """Compare the second graph with its model on prompts `index`; GateError when they differ by over `TOLERANCE`."""
+    session = bundle.open_session(graph)
+    found = deviations(session, prompts.embedding[index], prompts.side[index], prompts.segment[index])
+    worst = _largest(found, uncertainty.deviations(prompts, index), relative=True)
+    if not worst <= TOLERANCE:
+        raise GateError(
+            f"the exported graph of the uncertainty differs from its model by {worst:.2g} in relative size, more than "
+            f"{TOLERANCE:g}; nothing was written, please report this"
+        )
 
 
 def estimates_of(

@@ -30,7 +30,7 @@ from training.derived_prices import catalog_from_logs
 from training.encoder import Encoder, EncoderSettings, prepare_encoder
 from training.evaluate import Judgement, SegmentMeans, evaluate, held_of, segment_means
 from training.evidence import gather_evidence, propensity_floor
-from training.export import ParityReport, check_parity, estimates_of, write_bundle
+from training.export import ParityReport, check_parity, check_uncertainty, estimates_of, write_bundle
 from training.fit import FitSettings
 from training.graph import GraphParts
 from training.operating import fill_outcomes, fit_operating_points
@@ -144,7 +144,11 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     say("checking the graph against the native models, and evaluating on held-out prompts")
     test = data.where(split_part == TEST)
     held_index = test.prompts_with_rows()
-    parity = check_parity(parts, data, held_index[:: -(-len(held_index) // _PARITY_PROMPTS)])
+    shown = held_index[:: -(-len(held_index) // _PARITY_PROMPTS)]
+    parity = check_parity(parts, data, shown)
+    uncertainty = fit_uncertainty(data.prompts, version.success, len(data.segments))
+    uncertainty_bytes = uncertainty_graph(uncertainty)
+    check_uncertainty(uncertainty_bytes, uncertainty, data.prompts, shown)
     estimates = estimates_of(session, data, held_index, parts.pad_id, ratio)
     baseline = _baseline(data.where(split_part == FIT))
     held = held_of(test, held_index)
@@ -153,7 +157,7 @@ def train(logs: Sequence[Path], catalog: Catalog | None, settings: TrainSettings
     return Trained(
         manifest=manifest,
         graph=graph,
-        uncertainty=uncertainty_graph(fit_uncertainty(data.prompts, version.success, len(data.segments))),
+        uncertainty=uncertainty_bytes,
         catalog=catalog,
         tokenizer_json=encoder.tokenizer_json if encoder else None,
         read=table.report,

@@ -16,12 +16,12 @@ import onnx
 import pytest
 
 from router_ml import bundle
-from router_ml.bundle import CATALOG, FORMAT, GRAPH, MANIFEST, TOKENIZER
+from router_ml.bundle import CATALOG, FORMAT, GRAPH, MANIFEST, TOKENIZER, UNCERTAINTY
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError
 from router_ml.router import Router
 
-FILES = (MANIFEST, GRAPH, CATALOG, TOKENIZER)
+FILES = (MANIFEST, GRAPH, CATALOG, TOKENIZER, UNCERTAINTY)
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def write_again(source: Path, target: Path, **changes: Any) -> str:
     """Write the parts of one bundle as another."""
     manifest, _, parts = bundle.verify(source)
     catalog = Catalog.from_dict(json.loads(parts[CATALOG]))
-    return bundle.write(target, replace(manifest, **changes), parts[GRAPH], catalog, parts.get(TOKENIZER))
+    optional = parts.get(TOKENIZER), parts.get(UNCERTAINTY)
+    return bundle.write(target, replace(manifest, **changes), parts[GRAPH], catalog, *optional)
 
 
 def signed(data: dict[str, Any]) -> bytes:
@@ -79,14 +80,14 @@ def test_a_copy_decides_as_the_original(tiny_bundle: Path, copy: Path) -> None:
     assert one.candidates == other.candidates
 
 
-def test_the_folder_holds_its_four_files_readable_by_all(copy: Path, tmp_path: Path) -> None:
+def test_the_folder_holds_its_files_readable_by_all(copy: Path, tmp_path: Path) -> None:
     write_again(copy, tmp_path / "again")
     assert {path.name for path in (tmp_path / "again").iterdir()} == set(FILES)
     assert (tmp_path / "again").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_bundle_of_embeddings_has_no_tokenizer(embedding_bundle: Path) -> None:
-    assert {path.name for path in embedding_bundle.iterdir()} == {MANIFEST, GRAPH, CATALOG}
+    assert {path.name for path in embedding_bundle.iterdir()} == {MANIFEST, GRAPH, CATALOG, UNCERTAINTY}
     assert bundle.load(embedding_bundle).tokenizer is None
 
 

@@ -88,6 +88,12 @@ def test_wrong_use_exits_2_and_shows_the_usage(capsys: pytest.CaptureFixture[str
             "no version to serve: `models:/router@champion`",
         ),
         (("--model", "bundle", "--workers", "0"), "expected a whole number above 0, or auto; found '0'"),
+        (("--model", "bundle", "--explore", "5"), "must be a share such as 0.05 or 5%, above 0 and below 1, found '5'"),
+        (("--model", "bundle", "--explore", "0%"), "must be a share such as 0.05 or 5%"),
+        (("--model", "bundle", "--explore", "some"), "must be a number, found 'some'"),
+        (("--model", "bundle", "--explore", "5%", "--explore-cost-multiple", "0.5"), "must be 1 or more, and finite"),
+        (("--model", "bundle", "--explore", "5%", "--explore-floor", "2"), "must lie in [0, 1], found 2"),
+        (("--model", "bundle", "--explore-floor", "0.2"), "--explore-floor says how to explore; say how much as well"),
     ],
 )
 def test_serve_says_what_it_needs(

@@ -138,7 +138,8 @@ def test_the_gate_refuses_a_graph_that_gives_no_number(world: Any, parts: GraphP
 def rewritten(source: Path, target: Path, graph: bytes | None = None) -> str:
     manifest, _, files = bundle.verify(source)
     catalog = Catalog.from_dict(json.loads(files[bundle.CATALOG]))
-    return write_bundle(target, manifest, graph or files[bundle.GRAPH], catalog, files.get(bundle.TOKENIZER))
+    optional = files.get(bundle.TOKENIZER), files.get(bundle.UNCERTAINTY)
+    return write_bundle(target, manifest, graph or files[bundle.GRAPH], catalog, *optional)
 
 
 def test_a_written_bundle_loads_under_its_hash(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ STAGES = {"cost", "encoder", "evaluate", "export", "fit", "ingest", "predict", "
 ORDERERS = {"appraise", "benchmark", "commands", "demo", "follow", "pipeline", "report", "version"}
 """What puts stages in order or shows their results, and is imported by no stage."""
 
-NOUNS_OF_STAGES = {("cost", "fit"), ("graph", "cost"), ("graph", "fit")}
+NOUNS_OF_STAGES = {("cost", "fit"), ("graph", "cost"), ("graph", "fit"), ("uncertainty", "fit")}
 """Pairs in which the first takes only the fitted object of the second."""
 
 

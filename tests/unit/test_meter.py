@@ -13,9 +13,12 @@ from router_ml.journal import JournalStats
 from router_ml.meter import BUCKETS, OTHER, REFUSED_GONE, Memory, Meter, forget_worker, new_memory, read
 from router_ml.types import Decision, Reason
 
+USUAL = (Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE)
 
-def decision(model: str = "small", version: str = "7", propensity: float = 1.0) -> Decision:
-    reasons = (Reason.BEST_VALUE, Reason.ONLY_ELIGIBLE)
+
+def decision(
+    model: str = "small", version: str = "7", propensity: float = 1.0, reasons: tuple[Reason, ...] = USUAL
+) -> Decision:
     return Decision("id", f"{model}@eu", model, (), (), reasons, propensity, 0.95, version, "", "ab" * 32)
 
 
@@ -29,13 +32,15 @@ def test_decisions_are_told_apart_by_version_arm_model_and_reason() -> None:
     meter = Meter(memory)
     for model, version, propensity in (("a", "7", 1.0), ("a", "7", 0.5), ("b", "7", 1.0), ("a", "8", 1.0)):
         meter.count("Route", decisions=[decision(model, version, propensity)])
+    meter.count("Route", decisions=[decision("b", "8", 0.1, (Reason.EXPLORED,))])
     reading = read([memory])
     assert reading.decisions == {
         ("7", "", "a", "best_value+only_eligible"): 2,
         ("7", "", "b", "best_value+only_eligible"): 1,
         ("8", "", "a", "best_value+only_eligible"): 1,
+        ("8", "", "b", "explored"): 1,
     }
-    assert reading.counts["explored"] == 1
+    assert reading.counts["explored"] == 1  # the policy's own choice is none, however likely chance was to change it
 
 
 def test_a_time_falls_into_the_bucket_that_ends_with_it_or_beyond_all() -> None:

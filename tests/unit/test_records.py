@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router_ml.errors import InputError, RequestError
+from router_ml.exploration import Drawn, Exploration, ExplorationRule
 from router_ml.privacy import NoText
 from router_ml.records import OutcomeReport, decision_line, loss_line, outcome_line, outcome_report, parse_line
 from router_ml.types import Candidate, Constraints, Decision, Digest, Message, Reason, Rejection, Request
@@ -162,10 +163,14 @@ def test_lines_are_what_protobuf_itself_would_write(
     request: Request, decision: Decision, report: OutcomeReport
 ) -> None:
     digest = NoText(b"k" * 16).prompt(Request(text="a"), decision._replace(digest=DIGEST))
+    even = Drawn(Exploration(0.05, floor=0.0), None)
+    unsure = Drawn(Exploration(0.05, ExplorationRule.THOMPSON, 3.0, 0.5, "salt"), (0.25, 1.5))
     for line in (
         decision_line(request, decision, MICROS),
         decision_line(Request(text="a"), decision, MICROS, number=2**40, prompt=digest),
         decision_line(Request(text="a"), decision, MICROS, prompt={"withheld": True}),
+        decision_line(request, decision._replace(exploration=even), MICROS),
+        decision_line(request, decision._replace(exploration=unsure), MICROS, number=1),
         outcome_line(report, MICROS),
         loss_line("1-ab", 2**40, 3, "queue full", MICROS),
         loss_line("1-ab", 1, None, "", MICROS),

@@ -48,10 +48,8 @@ class SlowRouter:
             self.begun.release()
             assert self.go_on.wait(10)
         self.decided.append(request.text)
-        propensity = 0.5 if request.text == "explore" else 1.0
-        return Decision(
-            DECISION_ID, "small@eu", "small", (), (), (Reason.BEST_VALUE,), propensity, 0.95, "7", "blue", "ab" * 32
-        )
+        propensity, reason = (0.5, Reason.EXPLORED) if request.text == "explore" else (1.0, Reason.BEST_VALUE)
+        return Decision(DECISION_ID, "small@eu", "small", (), (), (reason,), propensity, 0.95, "7", "blue", "ab" * 32)
 
     def decide_batch(self, requests: list[Request]) -> list[Decision | RouterMlError]:
         return [self.decide(request) for request in requests]
@@ -158,7 +156,8 @@ def test_every_call_decision_and_time_is_counted() -> None:
         assert fails(lambda: one.stub.ReportOutcomes(report)) is grpc.StatusCode.FAILED_PRECONDITION
         one.stop()
         found = one.samples()
-    assert found["router_ml_decisions_total{arm=blue,model=small,reason=best_value,version=7}"] == 6
+    assert found["router_ml_decisions_total{arm=blue,model=small,reason=best_value,version=7}"] == 5
+    assert found["router_ml_decisions_total{arm=blue,model=small,reason=explored,version=7}"] == 1
     assert found["router_ml_decisions_explored_total"] == 1
     calls = {name: value for name, value in found.items() if name.startswith("router_ml_rpcs_total") and value}
     assert calls == {
