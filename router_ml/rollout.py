@@ -175,7 +175,9 @@ class Rollout:
         if traffic is None or traffic == self._seen or not workers:  # without workers nobody could refuse it
             return
         self._seen = traffic
-        if traffic == self.in_force:  # pointed back to before another one was taken
+        if traffic == self.in_force:  # pointed back to, so that a refusal is over
+            for worker in workers:
+                worker.settle(None)
             return
         identity, refusal = self._identity(traffic)
         refusal = refusal or self._prepare(traffic, workers, timeout_s)
