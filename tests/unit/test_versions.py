@@ -14,9 +14,10 @@ import pytest
 from router_ml import bundle
 from router_ml.canary import request_of
 from router_ml.errors import BundleError
+from router_ml.experiment import Arm, Experiment, Shadow, Unit
 from router_ml.router import Router
-from router_ml.traffic import POINTER, Traffic, read_traffic
-from router_ml.versions import open_version, publish
+from router_ml.traffic import POINTER, Traffic, read_traffic, write_traffic
+from router_ml.versions import add_version, drop_old, open_version, publish
 
 MakeVersion = Callable[..., Path]
 
@@ -44,6 +45,16 @@ def test_the_newest_versions_stay_and_older_ones_and_strangers_are_told_apart(
     names = [publish(folder, make_version(f"v{k}")) for k in range(5)]
     left = {path.name for path in folder.iterdir()}
     assert left == {POINTER, "notes", *names[2:]}
+
+
+def test_versions_of_a_test_stay_however_many_come_after_them(make_version: MakeVersion, tmp_path: Path) -> None:
+    champion, challenger, shadow, *_ = names = [add_version(tmp_path, make_version(f"v{k}")) for k in range(7)]
+    arms = (Arm("control", champion), Arm("v1", challenger))
+    test = Experiment("trial", "", Unit.SESSION, None, 0.1, 0.0, arms)
+    looks_on = Shadow("look", "", Unit.SESSION, None, 0.1, shadow)
+    write_traffic(tmp_path, Traffic(champion, "layer", (test,), (looks_on,)))
+    drop_old(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {POINTER, champion, challenger, shadow, *names[-2:]}
 
 
 def test_a_damaged_bundle_is_not_published(make_version: MakeVersion, tmp_path: Path) -> None:
