@@ -48,13 +48,14 @@ def test_the_newest_versions_stay_and_older_ones_and_strangers_are_told_apart(
 
 
 def test_versions_of_a_test_stay_however_many_come_after_them(make_version: MakeVersion, tmp_path: Path) -> None:
-    champion, challenger, shadow, *_ = names = [add_version(tmp_path, make_version(f"v{k}")) for k in range(7)]
+    folder = tmp_path / "bundles"
+    champion, challenger, shadow, *_ = names = [add_version(folder, make_version(f"v{k}")) for k in range(7)]
     arms = (Arm("control", champion), Arm("v1", challenger))
     test = Experiment("trial", "", Unit.SESSION, None, 0.1, 0.0, arms)
     looks_on = Shadow("look", "", Unit.SESSION, None, 0.1, shadow)
-    write_traffic(tmp_path, Traffic(champion, "layer", (test,), (looks_on,)))
-    drop_old(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {POINTER, champion, challenger, shadow, *names[-2:]}
+    write_traffic(folder, Traffic(champion, "layer", (test,), (looks_on,)))
+    drop_old(folder)
+    assert {path.name for path in folder.iterdir()} == {POINTER, champion, challenger, shadow, *names[-2:]}
 
 
 def test_a_damaged_bundle_is_not_published(make_version: MakeVersion, tmp_path: Path) -> None:
