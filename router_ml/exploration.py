@@ -26,6 +26,8 @@ from router_ml.request_policy import Choice
 from router_ml.thompson import chance_of_best
 from router_ml.types import Estimates, Float64Array, Reason, Rule
 
+_NO_DEVIATION = "the exploration rule `thompson` needs the deviations of the models' log-odds; found none"
+
 
 class ExplorationRule(StrEnum):
     """How the share is spread over the safe models."""
@@ -134,11 +136,13 @@ class Explorer:
         if len(first) == 1:
             return Spread([greedy], [1.0], first, self._certain)
         models = sorted(first)
-        if deviation is None:
+        if settings.rule is ExplorationRule.EPSILON:
             even = settings.share / len(models)
             probability = [even] * len(models)
             probability[models.index(greedy)] = 1.0 - settings.share + even
             return Spread(models, probability, first, self._certain)
+        if deviation is None:
+            raise InputError(_NO_DEVIATION)
         p = np.array([[p_success[j] for j in models]])
         usd = np.array([[cost[first[j]] for j in models]])
         spread = np.array([[deviation[j] for j in models]])
@@ -243,7 +247,7 @@ def probabilities(
     if exploration.rule is ExplorationRule.EPSILON:
         spread = safe / safe.sum(axis=1, keepdims=True)
     elif deviation is None:
-        raise InputError("the exploration rule `thompson` needs the deviations of the models' log-odds; found none")
+        raise InputError(_NO_DEVIATION)
     else:
         spread = chance_of_best(p_success, cost_usd, deviation, safe, rule=rule, level=level)
     found: Float64Array = exploration.share * spread

@@ -62,6 +62,11 @@ def replay(record: log_pb2.DecisionRecord, policy: Policy, bundle_sha256: str) -
     order, reasons, propensity = choice.order, choice.reasons, 1.0
     if explorer is not None:
         raw = record.exploration.deviation_f32
+        if len(raw) not in (0, 4 * len(policy.models)):
+            raise InputError(
+                f"decision {record.decision_id} cannot be replayed: its record holds {len(raw)} bytes of deviations, "
+                f"expected 4 for each of the {len(policy.models)} models of the bundle"
+            )
         deviation = np.frombuffer(raw, dtype="<f4").tolist() if raw else None
         order, reasons, propensity, _ = explorer.draw(record.decision_id, choice, column, p_success, by, deviation)
     offers = [record.candidates[k].offer for k in order]

@@ -8,12 +8,14 @@ only some outcomes of the model that would be chosen most often if all were know
 Printed are means over worlds, and the mean and standard error of the paired difference to no exploration: the share of
 decisions that were explored, what they cost beside the policy's own choice, and, on fresh prompts by their true
 probabilities, the quality index (AIQ) of the last version and the value it loses to the best possible choices (success
-minus willingness to pay times cost, in points).
+minus willingness to pay times cost, in points). And how well the last round's log, of decisions of the version before,
+judges the last version by inverse propensities: effective sample size, and decisions that could not have been logged.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -24,7 +26,7 @@ from router_ml.exploration import Exploration, ExplorationRule, probabilities
 from router_ml.types import Rule
 from training.dataset import Dataset, build_dataset
 from training.encoder import EncoderSettings, prepare_encoder
-from training.fit import FitSettings, fit_success
+from training.fit import FitSettings, SuccessModel, fit_success
 from training.linear import LinearSettings
 from training.metrics import aiq, sweep_points
 from training.synthetic.table import outcome_batch, truth_batch
@@ -35,7 +37,7 @@ from training.uncertainty import fit_uncertainty
 
 SETTINGS = FitSettings(linear=LinearSettings(scale=0.35, own_scale=1.0), trees=TreeSettings(n_threads=1))
 TARGET = 0.97
-FIRST, ROUND, ROUNDS, FRESH = 1500, 1500, 3, 2500
+FIRST, ROUND, ROUNDS, FRESH = 1000, 1000, 3, 2000
 FEW = 15
 """Outcomes of the new model in the first logs."""
 
@@ -81,6 +83,12 @@ def willingness(truth: Truth) -> float:
     return 0.0
 
 
+def estimates(model: SuccessModel, truth: Truth, index: np.ndarray) -> np.ndarray:
+    """Success probabilities [len(index), m] of a fitted model."""
+    logits = model.linear.logits(truth.data.prompts, index)
+    return model.probabilities(logits, model.features_of(logits, truth.data.prompts, index))
+
+
 def run(truth: Truth, level: float, exploration: Exploration | None, thin: bool, seed: int) -> dict[str, float]:
     """One life: logs, rounds, and what the last version is worth."""
     rng = np.random.default_rng(seed)
@@ -97,30 +105,34 @@ def run(truth: Truth, level: float, exploration: Exploration | None, thin: bool,
         first = (draws[:FIRST] * among.sum(axis=1, keepdims=True) > among.cumsum(axis=1)).sum(axis=1).clip(0, m - 1)
     shown[np.arange(FIRST), first] = True
     explored, extra_cost, own_cost, lost = 0.0, 0.0, 0.0, 0.0
+    chosen = logged = np.zeros(0)
     for k in range(ROUNDS + 1):
-        rows = truth.data.rows
-        seen = replace(truth.data, rows=replace(rows, success=outcome[rows.prompt, rows.model].astype(float)))
-        seen = seen.where(shown[rows.prompt, rows.model])
+        table = truth.data.rows
+        success = outcome[table.prompt, table.model].astype(float)
+        seen = replace(truth.data, rows=replace(table, success=success)).where(shown[table.prompt, table.model])
         fit = fit_success(seen, vocabulary=truth.vocabulary, settings=SETTINGS)
         index = np.arange(FIRST + k * ROUND, FIRST + (k + 1) * ROUND) if k < ROUNDS else np.arange(n - FRESH, n)
-        logits = fit.model.linear.logits(truth.data.prompts, index)
-        p = fit.model.probabilities(logits, fit.model.features_of(logits, truth.data.prompts, index))
+        p = estimates(fit.model, truth, index)
         cost, at = truth.cost[index], np.arange(len(index))
         greedy = (p - level * cost).argmax(axis=1)
         if k == ROUNDS:
             break
-        chosen = greedy
+        chosen, logged = greedy, np.eye(m)[greedy]
         if exploration is not None:
             deviation = fit_uncertainty(truth.data.prompts, fit, len(seen.segments)).deviations(
                 truth.data.prompts, index
             )
-            spread = probabilities(exploration, p, cost, greedy, rule=Rule.PROMISE, level=level, deviation=deviation)
-            chosen = (draws[index] > spread.cumsum(axis=1)).sum(axis=1).clip(0, m - 1)
+            logged = probabilities(exploration, p, cost, greedy, rule=Rule.PROMISE, level=level, deviation=deviation)
+            chosen = (draws[index] > logged.cumsum(axis=1)).sum(axis=1).clip(0, m - 1)
         shown[index, chosen] = True
         explored += (chosen != greedy).mean() / ROUNDS
         extra_cost += (cost[at, chosen] - cost[at, greedy]).sum()
         own_cost += cost[at, greedy].sum()
         lost += (truth.p[index][at, greedy] - truth.p[index][at, chosen]).mean() / ROUNDS
+    before = np.arange(FIRST + (ROUNDS - 1) * ROUND, FIRST + ROUNDS * ROUND)
+    wanted = (estimates(fit.model, truth, before) - level * truth.cost[before]).argmax(axis=1)
+    rows = np.arange(ROUND)
+    weight = np.where(chosen == wanted, 1 / logged[rows, chosen], 0.0)
     true = truth.p[index]
     best = (true - level * cost).max(axis=1)
     levels = [0.0, *np.geomspace(level / 100, level * 100, 60)]
@@ -129,6 +141,8 @@ def run(truth: Truth, level: float, exploration: Exploration | None, thin: bool,
         "explored %": 100 * explored,
         "extra cost %": 100 * extra_cost / own_cost,
         "success lost, points": 100 * lost,
+        "effective size %": 100 * weight.sum() ** 2 / (weight**2).sum() / ROUND,
+        "without support %": 100 * (logged[rows, wanted] == 0).mean(),
         "AIQ": 100 * aiq(sweep_points(true, cost, choices)),
         "regret, points": 100 * float((best - (true - level * cost)[at, greedy]).mean()),
     }
@@ -149,6 +163,7 @@ def main() -> None:
         for thin in (False, True):
             for name, exploration in rules.items():
                 found.setdefault((thin, name), []).append(run(truth, level, exploration, thin, seed))
+        print(f"… world {seed + 1} of {args.worlds}", file=sys.stderr)
     for (thin, name), lives in found.items():
         print("new model" if thin else "even", name)
         for figure in lives[0]:

@@ -87,6 +87,17 @@ def test_what_this_program_does_not_know_is_named(
         replay(record, *opened)
 
 
+def test_deviations_that_lack_or_do_not_fit_are_told(
+    record: log_pb2.DecisionRecord, opened: tuple[Policy, str]
+) -> None:
+    record.exploration.rule = "thompson"
+    with pytest.raises(InputError, match="needs the deviations of the models' log-odds; found none"):
+        replay(record, *opened)
+    record.exploration.deviation_f32 = b"\0" * 12
+    with pytest.raises(InputError, match="12 bytes of deviations, expected 4 for each of the 4 models"):
+        replay(record, *opened)
+
+
 def test_a_record_without_an_eligible_offer_is_refused(
     record: log_pb2.DecisionRecord, opened: tuple[Policy, str]
 ) -> None:

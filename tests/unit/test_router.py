@@ -18,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from router_ml.bundle import FORMAT
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError
+from router_ml.exploration import Exploration, ExplorationRule
 from router_ml.request import make_request
 from router_ml.router import Router, time_ordered_id
 from router_ml.text import Tokenizer
@@ -547,3 +548,45 @@ def test_the_description_follows_the_catalog_in_force(tiny_bundle: Path) -> None
 def test_a_bundle_of_embeddings_takes_no_text(vector_router: Router) -> None:
     assert vector_router.describe().max_text_chars == 0
     assert vector_router.describe().catalog_as_of is None
+
+
+# -- exploration ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digests", [False, True], ids=["plain", "digests"])
+def test_a_router_that_explores_by_its_uncertainty_tells_it_with_the_decision(tiny_bundle: Path, digests: bool) -> None:
+    thompson = Exploration(0.5, ExplorationRule.THOMPSON, cost_multiple=1000, floor=0)
+    router = Router.load(tiny_bundle, exploration=thompson, digests=digests)
+    texts = ["bab deb", "xrob xvac bab", "fib " * 40]
+    alone = [router.route(text, segment="chat") for text in texts]
+    together = router.decide_batch([make_request(text, segment="chat") for text in texts])
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(other, Decision) and one.exploration and other.exploration
+        assert one.exploration.settings == thompson
+        assert one.exploration.deviation is not None and min(one.exploration.deviation) > 0
+        assert other.exploration.deviation == pytest.approx(one.exploration.deviation, rel=1e-5)
+        assert (one.digest is not None) == (other.digest is not None) == digests
+    unknown = router.route(texts[0], segment="never seen").exploration
+    assert alone[0].exploration and unknown and unknown.deviation and alone[0].exploration.deviation
+    assert sum(unknown.deviation) > sum(alone[0].exploration.deviation)
+
+
+def test_a_bundle_of_embeddings_explores_by_its_uncertainty_too(embedding_bundle: Path) -> None:
+    thompson = Exploration(0.5, ExplorationRule.THOMPSON, cost_multiple=1000, floor=0)
+    router = Router.load(embedding_bundle, exploration=thompson)
+    found = [router.route(embedding=np.linspace(-1, 1, 16)) for _ in range(100)]
+    assert len({decision.propensity for decision in found}) > 1
+    assert any(decision.reasons == (Reason.EXPLORED,) for decision in found)
+
+
+def test_exploring_leaves_the_estimates_and_an_unexplored_decision_as_they_were(tiny_bundle: Path) -> None:
+    plain = Router.load(tiny_bundle)
+    assert plain.route("bab xrob").exploration is None
+    assert plain.describe().exploration is None
+    explores = Router.load(tiny_bundle, exploration=Exploration(0.5, cost_multiple=1000, floor=0))
+    usual = plain.route("bab xrob")
+    for decision in (explores.route("bab xrob") for _ in range(40)):
+        assert decision.candidates == usual.candidates
+        assert {decision.offer, *decision.fallbacks} == {usual.offer, *usual.fallbacks}
+        if decision.reasons == usual.reasons:
+            assert (decision.offer, decision.fallbacks) == (usual.offer, usual.fallbacks)
