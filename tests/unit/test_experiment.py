@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from router_ml.experiment import Arm, Experiment, Shadow, Unit, position
 from router_ml.types import Request
 
 LAYER = "layer"
-UNITS = [f"session-{k}" for k in range(20_000)]
+UNITS = [f"session-{k}" for k in range(10_000)]
 
 
 def experiment(name: str = "one", *, share: float = 0.2, start: float = 0.0, arms: int = 2) -> Experiment:
@@ -56,6 +57,22 @@ def test_a_ramp_takes_units_in_and_moves_none() -> None:
 def test_tests_on_stretches_of_their_own_share_no_unit() -> None:
     first, second = arms_of(experiment("one")), arms_of(experiment("other", start=0.4))
     assert not ((first >= 0) & (second >= 0)).any()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_cut_out_of_a_layer_no_unit_is_in_two_tests_and_a_ramp_moves_none(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ends = np.sort(rng.random(4))
+    before, after = [], []
+    for k, (start, stop) in enumerate(pairwise([0.0, *ends.tolist(), 1.0])):
+        arms = int(rng.integers(2, 6))
+        ceiling = (stop - start) / arms
+        before.append(arms_of(experiment(f"test {k}", share=ceiling * rng.random(), start=start, arms=arms)))
+        after.append(arms_of(experiment(f"test {k}", share=ceiling, start=start, arms=arms)))
+    for small, large in zip(before, after, strict=True):
+        assert (large[small >= 0] == small[small >= 0]).all()
+    taken = np.sum([arms >= 0 for arms in after], axis=0)
+    assert taken.max() == 1 and (taken == 0).mean() < 1e-3, "the whole layer, but for rounding at the ends"
 
 
 def test_arms_of_two_tests_on_the_same_units_are_independent() -> None:
