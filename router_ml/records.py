@@ -146,8 +146,13 @@ def shadow_line(shadow: ShadowDecision, time_unix_micros: int) -> bytes:
         "served_cost_usd": shadow.served_cost_usd,
     }
     known = {name: value if value is not None and isfinite(value) else None for name, value in numbers.items()}
-    times = {"time_unix_micros": str(time_unix_micros), "micros": str(shadow.micros)}
-    return _line(RecordKind.SHADOW, shadow._asdict() | known | times)
+    told = {
+        "time_unix_micros": str(time_unix_micros),
+        "micros": str(shadow.micros),
+        "agrees": shadow.agrees or None,
+        "served_propensity": shadow.served_propensity or None,
+    }
+    return _line(RecordKind.SHADOW, shadow._asdict() | known | told)
 
 
 def loss_line(writer: str, last_number: int, decisions: int | None, reason: str, time_unix_micros: int) -> bytes:
