@@ -18,6 +18,8 @@ from router_ml.records import OutcomeReport
 from router_ml.request import MAX_MESSAGES, check_request
 from router_ml.types import (
     NO_CONSTRAINTS,
+    AbTest,
+    ArmDescription,
     Candidate,
     Constraints,
     Decision,
@@ -26,6 +28,7 @@ from router_ml.types import (
     Reason,
     Rejection,
     Request,
+    ShadowTest,
 )
 from router_ml.v1 import router_pb2 as pb
 
@@ -166,7 +169,7 @@ def outcome_from_proto(message: pb.Outcome) -> OutcomeReport:
 def description_to_proto(description: Description) -> pb.DescribeResponse:
     """The message of a description."""
     return pb.DescribeResponse(
-        **{field.name: getattr(description, field.name) for field in dataclasses.fields(description)}
+        **{field.name: _plain(getattr(description, field.name)) for field in dataclasses.fields(description)}
     )
 
 
@@ -190,6 +193,9 @@ def description_from_proto(message: pb.DescribeResponse) -> Description:
         max_text_chars=message.max_text_chars,
         refused=message.refused or None,
         exploration=message.exploration or None,
+        layer_salt=message.layer_salt,
+        tests=tuple(map(_test, message.tests)),
+        shadows=tuple(map(_shadow, message.shadows)),
     )
 
 
@@ -297,6 +303,32 @@ def _candidate(message: pb.Candidate) -> Candidate:
         latency_ms=message.latency_ms if message.HasField("latency_ms") else None,
         rejected=_REJECTION.get(rejected, Rejection.OTHER) if rejected else None,
     )
+
+
+def _test(message: pb.AbTest) -> AbTest:
+    arms = tuple(ArmDescription(arm.name, arm.version, arm.bundle_sha256) for arm in message.arms)
+    return AbTest(
+        message.name, message.salt, message.unit, tuple(message.segments), message.share, message.start, arms
+    )  # fmt: skip
+
+
+def _shadow(message: pb.ShadowTest) -> ShadowTest:
+    return ShadowTest(
+        message.name,
+        message.salt,
+        message.unit,
+        tuple(message.segments),
+        message.share,
+        message.version,
+        message.bundle_sha256,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as mappings, as messages are built from them."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _optional(message: Any, field: str) -> Any:

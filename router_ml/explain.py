@@ -33,11 +33,12 @@ def decision_lines(decision: Decision) -> list[str]:
     head = f"  {'offer':<{width}}  success  cost per 1,000  output tokens"
     rank = {offer: place for place, offer in enumerate((decision.offer, *decision.fallbacks))}
     rows = sorted(decision.candidates, key=lambda candidate: rank.get(candidate.offer, len(rank)))
+    version = f"version {decision.version}" + (f" (arm {decision.arm})" if decision.arm else "")
     return [
         f"{decision.offer}: {why}{target}",
         head,
         *(_row(candidate, width, decision.offer) for candidate in rows),
-        f"version {decision.version}, decision {decision.decision_id}, propensity {decision.propensity:g}",
+        f"{version}, decision {decision.decision_id}, propensity {decision.propensity:g}",
     ]
 
 

@@ -82,6 +82,17 @@ class Drawn(NamedTuple):
     """[m], standard deviations of the models' log-odds of success; None where they played no part."""
 
 
+class Spread(NamedTuple):
+    """What chance may choose for one request."""
+
+    models: list[int]
+    probability: list[float]
+    """Of each of these models, in [0, 1]."""
+    first: dict[int, int]
+    """Model -> the offer of it that the policy ranks first."""
+    drawn: Drawn
+
+
 class Draw(NamedTuple):
     """A choice after chance has had its say."""
 
@@ -101,16 +112,15 @@ class Explorer:
         self._key = hashlib.sha256((settings.salt or bundle_sha256).encode()).digest()
         self._certain = Drawn(settings, None)
 
-    def draw(
+    def spread(
         self,
-        decision_id: str,
         choice: Choice,
         column: Sequence[int],
         p_success: Sequence[float],
         by: tuple[Rule, float, Reason],
         deviation: Sequence[float] | None,
-    ) -> Draw:
-        """Draw a model for a choice with an eligible offer, and of that model the offer that the policy ranks first.
+    ) -> Spread:
+        """The chances of the models of a choice with an eligible offer.
 
         `column` [o] is the model of each offer, `by` what the choice was made by. `p_success` and `deviation` are
         [m], the latter for `thompson` alone.
@@ -124,26 +134,38 @@ class Explorer:
             if j not in first and (j == greedy or (cost[k] <= dearest and p_success[j] >= settings.floor)):
                 first[j] = k
         if len(first) == 1:
-            return Draw(choice.order, choice.reasons, 1.0, self._certain)
+            return Spread([greedy], [1.0], first, self._certain)
         models = sorted(first)
         if settings.rule is ExplorationRule.EPSILON:
             even = settings.share / len(models)
             probability = [even] * len(models)
             probability[models.index(greedy)] = 1.0 - settings.share + even
-            drawn = self._certain
-        elif deviation is None:
+            return Spread(models, probability, first, self._certain)
+        if deviation is None:
             raise InputError(_NO_DEVIATION)
-        else:
-            p = np.array([[p_success[j] for j in models]])
-            usd = np.array([[cost[first[j]] for j in models]])
-            spread = np.array([[deviation[j] for j in models]])
-            at = np.array([models.index(greedy)])
-            (row,) = probabilities(settings, p, usd, at, rule=by[0], level=by[1], deviation=spread)
-            probability = row.tolist()
-            drawn = Drawn(settings, tuple(deviation))
+        p = np.array([[p_success[j] for j in models]])
+        usd = np.array([[cost[first[j]] for j in models]])
+        spread = np.array([[deviation[j] for j in models]])
+        at = np.array([models.index(greedy)])
+        (row,) = probabilities(settings, p, usd, at, rule=by[0], level=by[1], deviation=spread)
+        return Spread(models, row.tolist(), first, Drawn(settings, tuple(deviation)))
+
+    def draw(
+        self,
+        decision_id: str,
+        choice: Choice,
+        column: Sequence[int],
+        p_success: Sequence[float],
+        by: tuple[Rule, float, Reason],
+        deviation: Sequence[float] | None,
+    ) -> Draw:
+        """Draw a model, and of that model the offer that the policy ranks first; arguments as for `spread`."""
+        models, probability, first, drawn = self.spread(choice, column, p_success, by, deviation)
+        if len(models) == 1:
+            return Draw(choice.order, choice.reasons, 1.0, drawn)
         place = _pick(probability, uniform(decision_id, self._key))
         chosen = first[models[place]]
-        if models[place] == greedy:
+        if models[place] == column[choice.order[0]]:
             return Draw(choice.order, choice.reasons, probability[place], drawn)
         order = [chosen, *(k for k in choice.order if k != chosen)]
         return Draw(order, (Reason.EXPLORED,), probability[place], drawn)

@@ -22,9 +22,10 @@ from typing import NamedTuple, Self
 
 from router_ml.errors import InputError
 from router_ml.privacy import FullText, PromptRule
-from router_ml.records import OutcomeReport, decision_line, loss_line, outcome_line
+from router_ml.records import OutcomeReport, decision_line, loss_line, outcome_line, shadow_line
+from router_ml.request import prompt_bytes
 from router_ml.segments import Segment, read_records, remove_old
-from router_ml.types import Decision, Request
+from router_ml.types import Decision, Request, ShadowDecision
 from router_ml.writers import Writer, recover
 
 __all__ = ["Journal", "JournalSettings", "JournalStats", "OutcomeReport", "read_records"]
@@ -33,6 +34,9 @@ _LOG = logging.getLogger(__name__)
 
 _DECISION_BYTES = 4096
 """Memory a queued decision is taken to need beside its prompt; about that of ten candidates."""
+
+_SHADOW_BYTES = 1024
+"""The same for a shadow decision."""
 
 _BREATH = 16
 _BREATH_SECONDS = 5e-5
@@ -82,6 +86,8 @@ class JournalStats:
     """Outcome reports on disk, each acknowledged to its sender."""
     outcomes_refused: int
     """Outcome reports that could not be written; their senders got an OSError."""
+    shadows_lost: int
+    """Shadow decisions lost to a full queue, to trouble with the disk, or handed over after the end."""
     queued_bytes: int
     """Memory taken by decisions that wait."""
     lag_seconds: float
@@ -100,6 +106,11 @@ class _Decided(NamedTuple):
     time_unix_micros: int
     n_bytes: int
     number: int
+
+
+class _Shadowed(NamedTuple):
+    shadow: ShadowDecision
+    time_unix_micros: int
 
 
 class _Reported(NamedTuple):
@@ -133,12 +144,12 @@ class Journal:
                 f"{folder}: cannot be a journal folder ({error.strerror}); name one that can be made"
             ) from None
         self._lock = threading.Lock()  # guards what follows, up to the wake event
-        self._queue: deque[_Decided | _Reported] = deque()
+        self._queue: deque[_Decided | _Shadowed | _Reported] = deque()
         self._queued_bytes = 0
         self._closed = False
         self._number = self._untold = 0
         self._decisions_written = self._decisions_dropped = 0
-        self._outcomes_written = self._outcomes_refused = 0
+        self._outcomes_written = self._outcomes_refused = self._shadows_lost = 0
         self._processes_died = 0
         self._trouble: str | None = None
         self._writer: Writer | None = None
@@ -170,6 +181,7 @@ class Journal:
                 decisions_dropped=self._decisions_dropped,
                 outcomes_written=self._outcomes_written,
                 outcomes_refused=self._outcomes_refused,
+                shadows_lost=self._shadows_lost,
                 queued_bytes=self._queued_bytes,
                 lag_seconds=self._lag_seconds(),
                 redactions_failed=self._rule.failures,
@@ -182,7 +194,7 @@ class Journal:
 
         The two objects, an embedding included, must not be changed afterwards.
         """
-        n_bytes = _DECISION_BYTES + _prompt_bytes(request)
+        n_bytes = _DECISION_BYTES + prompt_bytes(request)
         micros = time.time_ns() // 1000
         with self._lock:
             self._number += 1
@@ -194,6 +206,16 @@ class Journal:
                 return
             self._queued_bytes += n_bytes
             self._queue.append(_Decided(request, decision, micros, n_bytes, self._number))
+
+    def append_shadow(self, shadow: ShadowDecision) -> None:
+        """Hand a shadow decision to the writer; never raises, never waits for the disk."""
+        micros = time.time_ns() // 1000
+        with self._lock:
+            if self._closed or self._queued_bytes + _SHADOW_BYTES > self.settings.queue_bytes:
+                self._shadows_lost += 1
+                return
+            self._queued_bytes += _SHADOW_BYTES
+            self._queue.append(_Shadowed(shadow, micros))
 
     def append_outcomes(self, reports: Sequence[OutcomeReport]) -> None:
         """Write outcomes and return when they are on disk.
@@ -247,9 +269,10 @@ class Journal:
                 self._sweep()
         self._leave()
 
-    def _write(self, batch: list[_Decided | _Reported], up_to: int, untold: int) -> None:
+    def _write(self, batch: list[_Decided | _Shadowed | _Reported], up_to: int, untold: int) -> None:
         """Write a batch, and that `untold` decisions were lost; decisions up to number `up_to` are then settled."""
         decided = [item for item in batch if isinstance(item, _Decided)]
+        shadowed = [item for item in batch if isinstance(item, _Shadowed)]
         reported = [item for item in batch if isinstance(item, _Reported)]
         lines = self._decision_lines(decided)
         unwritable = len(decided) - len(lines)
@@ -259,6 +282,7 @@ class Journal:
             if lost := untold + unwritable:
                 reason = self._trouble or ("queue full" if untold else "unwritable")
                 lines.append(loss_line(writer.id, up_to, lost, reason, time.time_ns() // 1000))
+            lines += [shadow_line(item.shadow, item.time_unix_micros) for item in shadowed]
             self._append(writer, b"".join(lines + self._outcome_lines(reported)))
         except OSError as error:
             trouble = error
@@ -267,7 +291,7 @@ class Journal:
             writer.settle(up_to)
         n_outcomes = sum(len(item.reports) for item in reported)
         with self._lock:
-            self._queued_bytes -= sum(item.n_bytes for item in decided)
+            self._queued_bytes -= sum(item.n_bytes for item in decided) + _SHADOW_BYTES * len(shadowed)
             if trouble is None:
                 self._decisions_written += len(decided) - unwritable
                 self._decisions_dropped += unwritable
@@ -277,6 +301,7 @@ class Journal:
                 self._decisions_dropped += len(decided)
                 self._outcomes_refused += n_outcomes
                 self._untold += len(decided)
+                self._shadows_lost += len(shadowed)
         self._tell(trouble)
         for item in reported:
             if trouble is None:
@@ -370,11 +395,3 @@ class Journal:
             _LOG.error("%s: cannot be written (%s); decisions go on, their records are lost", self._folder, now)
         elif now is None and before is not None:
             _LOG.warning("%s: is written again", self._folder)
-
-
-def _prompt_bytes(request: Request) -> int:
-    if request.text is not None:
-        return len(request.text)
-    if request.embedding is not None:
-        return request.embedding.nbytes
-    return sum(len(message.content) for message in request.messages)

@@ -41,9 +41,10 @@ REFUSED_OVERLOAD, REFUSED_GONE = "refused_overload", "refused_gone"
 
 _COUNTERS = (
     "explored", REFUSED_OVERLOAD, REFUSED_GONE, "outcomes_accepted", "outcomes_rejected", "outcomes_unwritten",
-    "journal_written", "journal_lost", "journal_unredacted",
+    "shadow_agrees", "shadow_differs", "shadow_failed", "shadow_dropped",
+    "journal_written", "journal_lost", "journal_unredacted", "shadow_unwritten",
 )  # fmt: skip
-_OF_JOURNAL = _COUNTERS[-3:]
+_OF_JOURNAL = _COUNTERS[-4:]
 _GAUGES = ("alive", "taken", "ended", "journal", "journal_trouble", "journal_queued_bytes", "journal_oldest_unix")
 """`alive` and `journal`: 1 while there is a worker, and while it keeps a journal; `taken` less `ended`: calls in
 flight; `journal_oldest_unix`: time of the oldest decision that waits for the disk, 0 when none waits."""
@@ -133,6 +134,11 @@ class Meter:
             self._cells[_SINGLE_AT["outcomes_rejected"]] += rejected
             self._cells[_SINGLE_AT["outcomes_unwritten"]] += unwritten
 
+    def shadow(self, result: str) -> None:
+        """A shadow decision came to one of `shadow.RESULTS`."""
+        with self._lock:
+            self._cells[_SINGLE_AT[f"shadow_{result}"]] += 1
+
     def refused(self, method: str, why: str, status: str) -> None:
         """A call ended without being served: REFUSED_OVERLOAD, before it was taken, or REFUSED_GONE, afterwards."""
         with self._lock:
@@ -146,7 +152,7 @@ class Meter:
 
     def journal(self, stats: JournalStats) -> None:
         """How the journal of this worker stands now."""
-        written, lost, unredacted = self._journal_before
+        written, lost, unredacted, unwritten = self._journal_before
         oldest = time.time() - stats.lag_seconds if stats.lag_seconds > 0 else 0.0
         with self._lock:
             for name, value in (
@@ -154,6 +160,7 @@ class Meter:
                 ("journal_written", written + stats.decisions_written),
                 ("journal_lost", lost + stats.decisions_dropped),
                 ("journal_unredacted", unredacted + stats.redactions_failed),
+                ("shadow_unwritten", unwritten + stats.shadows_lost),
                 ("journal_trouble", float(stats.trouble is not None)),
                 ("journal_queued_bytes", float(stats.queued_bytes)),
                 ("journal_oldest_unix", oldest),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 from router_ml.address import split_address
 from router_ml.errors import InputError
 from router_ml.meter import BUCKETS, REFUSED_GONE, REFUSED_OVERLOAD, Memory, Reading, forget_worker, new_memory, read
+from router_ml.shadow import RESULTS
+from router_ml.traffic import InForce
 
 _BREATH_SECONDS = 5e-5
 """Pause after each metric, so that decisions of this process never wait for a whole page to be written."""
@@ -35,23 +37,23 @@ class ServerMetrics(Collector):
         self.memories: tuple[Memory, ...] = tuple(new_memory() for _ in range(n_workers))
         """What the meter of each worker counts into; to be handed to the worker, and to the one that replaces it."""
         self._lock = threading.Lock()
-        self._in_force: tuple[str, str] | None = None
+        self._in_force: InForce | None = None
         self._restarts = 0
         self._reloads = {"taken": 0, "refused": 0}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    def in_force(self, version: str, bundle_sha256: str) -> None:
-        """That version decides now."""
+    def in_force(self, now: InForce) -> None:
+        """That version decides now, and that is tested beside it."""
         with self._lock:
-            self._in_force = version, bundle_sha256
+            self._in_force = now
 
-    def switched(self, identity: tuple[str, str] | None) -> None:
-        """The version of that name and bundle hash came into force; None: one that came was refused."""
+    def switched(self, now: InForce | None) -> None:
+        """That came into force; None: something that came was refused."""
         with self._lock:
-            self._reloads["refused" if identity is None else "taken"] += 1
-        if identity is not None:
-            self.in_force(*identity)
+            self._reloads["refused" if now is None else "taken"] += 1
+        if now is not None:
+            self.in_force(now)
 
     def worker_died(self, number: int) -> None:
         """Worker `number`, from 0, ended unasked and will be started again."""
@@ -65,19 +67,31 @@ class ServerMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         reading = read(self.memories)
-        for family in (*_decisions(reading), *_calls(reading), *_journal(reading), *self._server(reading)):
+        parts = (_decisions(reading), _shadows(reading), _calls(reading), _journal(reading), self._server(reading))
+        for family in chain.from_iterable(parts):
             yield family
             time.sleep(_BREATH_SECONDS)
 
     def _server(self, reading: Reading) -> Iterator[Metric]:
         with self._lock:
-            in_force, restarts, reloads = self._in_force, self._restarts, dict(self._reloads)
+            now, restarts, reloads = self._in_force, self._restarts, dict(self._reloads)
         info = GaugeMetricFamily(
             "router_ml_version_info", "The version in force; always 1", labels=["version", "bundle_sha256"]
         )
-        if in_force is not None:
-            info.add_metric(in_force, 1)
+        arms = GaugeMetricFamily(
+            "router_ml_test_share",
+            "Share of the units that an arm of a test in force gets, or a shadow",
+            labels=["arm", "version", "bundle_sha256"],
+        )
+        if now is not None:
+            info.add_metric((now.version, now.bundle_sha256), 1)
+            for test in now.tests:
+                for arm in test.arms:
+                    arms.add_metric((f"{test.name}/{arm.name}", arm.version, arm.bundle_sha256), test.share)
+            for shadow in now.shadows:
+                arms.add_metric((shadow.name, shadow.version, shadow.bundle_sha256), shadow.share)
         yield info
+        yield arms
         yield _counter("router_ml_reloads", "Versions that came later, by what became of them", "result", reloads)
         yield GaugeMetricFamily("router_ml_workers", "Processes that serve", reading.counts["alive"])
         yield CounterMetricFamily(
@@ -103,6 +117,15 @@ def _decisions(reading: Reading) -> Iterator[Metric]:
         "router_ml_decisions_explored",
         "Decisions that chance took from the policy",
         reading.counts["explored"],
+    )
+
+
+def _shadows(reading: Reading) -> Iterator[Metric]:
+    yield _counter(
+        "router_ml_shadow_decisions",
+        "Decisions of versions that only look on, by whether they chose the same model, and those that were lost",
+        "result",
+        {result: reading.counts[f"shadow_{result}"] for result in (*RESULTS, "unwritten")},
     )
 
 

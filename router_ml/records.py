@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from router_ml.errors import InputError, RequestError
 from router_ml.request import check_number, check_tokens
-from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Request
+from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Request, ShadowDecision
 from router_ml.v1 import log_pb2
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_KIND = re.compile(rb'\s*\{\s*"(decision|outcome|loss)"')
+_KIND = re.compile(rb'\s*\{\s*"(decision|outcome|loss|shadow)"')
 
 
 class RecordKind(StrEnum):
@@ -40,6 +40,7 @@ class RecordKind(StrEnum):
     DECISION = "decision"
     OUTCOME = "outcome"
     LOSS = "loss"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def decision_line(
         "arm": decision.arm,
         "bundle_sha256": decision.bundle_sha256,
         "exploration": None if decision.exploration is None else _exploration(decision.exploration),
+        "arm_propensity": decision.arm_propensity,
         "number": str(number) if number else None,  # last, where `writers` looks for it
     }
     return _line(RecordKind.DECISION, record)
@@ -133,6 +135,24 @@ def outcome_line(report: OutcomeReport, time_unix_micros: int) -> bytes:
         "error": report.error or None,
     }
     return _line(RecordKind.OUTCOME, record)
+
+
+def shadow_line(shadow: ShadowDecision, time_unix_micros: int) -> bytes:
+    """One journal line, ended by a line feed; a number that is not finite is unknown."""
+    numbers: dict[str, float | None] = {
+        "p_success": shadow.p_success,
+        "cost_usd": shadow.cost_usd,
+        "served_p_success": shadow.served_p_success,
+        "served_cost_usd": shadow.served_cost_usd,
+    }
+    known = {name: value if value is not None and isfinite(value) else None for name, value in numbers.items()}
+    told = {
+        "time_unix_micros": str(time_unix_micros),
+        "micros": str(shadow.micros),
+        "agrees": shadow.agrees or None,
+        "served_propensity": shadow.served_propensity or None,
+    }
+    return _line(RecordKind.SHADOW, shadow._asdict() | known | told)
 
 
 def loss_line(writer: str, last_number: int, decisions: int | None, reason: str, time_unix_micros: int) -> bytes:
@@ -172,7 +192,7 @@ def parse_line(line: bytes) -> log_pb2.JournalRecord:
     Fields that this version does not know are ignored.
     """
     if record_kind(line) is None:
-        raise InputError("holds none of `decision`, `outcome` and `loss`")
+        raise InputError(f"holds none of {', '.join(f'`{kind}`' for kind in RecordKind)}")
     record = log_pb2.JournalRecord()
     try:
         json_format.Parse(line, record, ignore_unknown_fields=True)

@@ -76,7 +76,9 @@ def replay(record: log_pb2.DecisionRecord, policy: Policy, bundle_sha256: str) -
 def recorded(record: log_pb2.DecisionRecord) -> Replayed:
     """What the record says that the decision was, to be compared."""
     reasons = tuple(map(Reason, record.reasons))
-    return Replayed(record.offer, record.model, tuple(record.fallbacks), reasons, record.propensity)
+    # In an A/B test the propensity is that over all arms.
+    propensity = record.arm_propensity if record.HasField("arm_propensity") else record.propensity
+    return Replayed(record.offer, record.model, tuple(record.fallbacks), reasons, propensity)
 
 
 def _asked(record: log_pb2.RequestRecord) -> Request:

@@ -282,3 +282,12 @@ def _wrong(field: str, expected: str, found: object) -> RequestError:
 def _short(value: object) -> str:
     """What a message quotes: a prompt may be megabytes long."""
     return f"an array of {value.dtype} {value.shape}" if isinstance(value, np.ndarray) else reprlib.repr(value)
+
+
+def prompt_bytes(request: Request) -> int:
+    """Memory that the prompt takes, about."""
+    if request.text is not None:
+        return len(request.text)
+    if request.embedding is not None:
+        return request.embedding.nbytes
+    return sum(len(message.content) for message in request.messages)

@@ -20,7 +20,7 @@ from router_ml.features import Features, no_text_side, side_features, side_matri
 from router_ml.heads import OUTPUTS, VECTOR, Row, deviations, estimate, rows_of
 from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
-from router_ml.request_policy import RequestPolicy, rule_of
+from router_ml.request_policy import Choice, RequestPolicy, rule_of
 from router_ml.text import prompt_text
 from router_ml.types import Candidate, Decision, Description, Digest, Estimates, Float32Array, Message, Request
 
@@ -133,10 +133,21 @@ class Router:
         check_request(request)
         return self._decide(request)
 
+    def decide_as(self, decision_id: str, request: Request) -> Decision:
+        """Decide one request under an id that it has already, see `time_ordered_id`; errors as for `route`."""
+        check_request(request)
+        return self._decide(request, decision_id)
+
     # -- many requests --------------------------------------------------------------------------
 
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         """Decide each request; one that is wrong gets its error in its place and spoils no other."""
+        return self.decide_batch_as([time_ordered_id() for _ in requests], requests)
+
+    def decide_batch_as(
+        self, decision_ids: Sequence[str], requests: Sequence[Request]
+    ) -> list[Decision | RouterMlError]:
+        """The same under ids that the requests have already."""
         results: list[Decision | RouterMlError | None] = [None] * len(requests)
         good = []
         for i, request in enumerate(requests):
@@ -145,17 +156,30 @@ class Router:
                 good.append(i)
             except RequestError as error:
                 results[i] = error
-        for part in self._parts([requests[i] for i in good]):
-            at = [good[k] for k in part]
-            features = self._features([requests[i] for i in at])
-            flat, digests, spread = self._run([requests[i] for i in at], features)
-            rows = rows_of(flat, features, self._ratios)
-            for i, row, digest, deviation in zip(at, rows, digests, spread, strict=True):
-                try:
-                    results[i] = self._decision(requests[i], row, digest, deviation)
-                except NoEligibleOfferError as error:
-                    results[i] = error
+        for i, row, digest, deviation in self._rows(requests, good):
+            try:
+                results[i] = self._decision(requests[i], row, digest, deviation, decision_ids[i])
+            except NoEligibleOfferError as error:
+                results[i] = error
         return [result for result in results if result is not None]
+
+    def takes(self, request: Request) -> bool:
+        """Whether a prompt given like this is one for the bundle."""
+        try:
+            self._check_fits(request)
+        except RequestError:
+            return False
+        return True
+
+    def chances(self, requests: Sequence[Request]) -> list[dict[str, float]]:
+        """For each checked request, which it must take, the probability with which each model is chosen.
+
+        Models without a chance are left out, so that a request that has no eligible offer gets an empty one.
+        """
+        found: list[dict[str, float]] = [{}] * len(requests)
+        for i, row, _, deviation in self._rows(requests, range(len(requests))):
+            found[i] = self._chances(requests[i], row, deviation)
+        return found
 
     def estimate(self, requests: Sequence[Request]) -> Estimates:
         """Estimates [n, m] of n checked requests; runs the graph on requests of like length together."""
@@ -193,11 +217,22 @@ class Router:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _decide(self, request: Request) -> Decision:
+    def _decide(self, request: Request, decision_id: str | None = None) -> Decision:
         self._check_fits(request)
         features = self._features((request,))
         flat, (digest,), (deviation,) = self._run((request,), features)
-        return self._decision(request, next(rows_of(flat, features, self._ratios)), digest, deviation)
+        return self._decision(request, next(rows_of(flat, features, self._ratios)), digest, deviation, decision_id)
+
+    def _rows(
+        self, requests: Sequence[Request], at: Sequence[int]
+    ) -> Iterator[tuple[int, Row, Digest | None, list[float] | None]]:
+        """What the graph says of the requests at these places, with the place, in an order of its own."""
+        for part in self._parts([requests[i] for i in at]):
+            places = [at[k] for k in part]
+            some = [requests[i] for i in places]
+            features = self._features(some)
+            flat, digests, spread = self._run(some, features)
+            yield from zip(places, rows_of(flat, features, self._ratios), digests, spread, strict=True)
 
     def _parts(self, requests: Sequence[Request]) -> Iterator[NDArray[np.intp]]:
         """Indices of requests of like length, to be run together."""
@@ -280,12 +315,34 @@ class Router:
         ids = rows[0][None] if n == 1 and rows[0].size else tokenizer.pad(rows)
         return Features(ids, embedding, side, segment, n_tokens)
 
-    def _decision(self, request: Request, row: Row, digest: Digest | None, deviation: list[float] | None) -> Decision:
-        """The decision by the estimates; NoEligibleOfferError where there is none."""
-        p_success, output_tokens, latency_ms, input_tokens = row
+    def _choice(self, request: Request, row: Row) -> Choice:
+        """What the policy would choose, if anything."""
+        input_tokens = row.input_tokens
         if request.input_tokens is not None:
-            input_tokens = [float(request.input_tokens)] * len(p_success)
-        choice = self._of_request.choose(request, p_success, output_tokens, input_tokens)
+            input_tokens = [float(request.input_tokens)] * len(row.p_success)
+        return self._of_request.choose(request, row.p_success, row.output_tokens, input_tokens)
+
+    def _chances(self, request: Request, row: Row, deviation: list[float] | None) -> dict[str, float]:
+        choice = self._choice(request, row)
+        if not choice.order:
+            return {}
+        if self._explorer is None:
+            return {self._offers[choice.order[0]][1]: 1.0}
+        by = rule_of(self.policy, request)
+        models, probability, *_ = self._explorer.spread(choice, self._column, row.p_success, by, deviation)
+        return {self.policy.models[j]: each for j, each in zip(models, probability, strict=True)}
+
+    def _decision(
+        self,
+        request: Request,
+        row: Row,
+        digest: Digest | None,
+        deviation: list[float] | None,
+        decision_id: str | None = None,
+    ) -> Decision:
+        """The decision by the estimates; NoEligibleOfferError where there is none."""
+        p_success, output_tokens, latency_ms, _ = row
+        choice = self._choice(request, row)
         if not choice.order:
             raise self._of_request.no_offer(choice)
         output, latency, cost = _known(output_tokens), _known(latency_ms), _known(choice.cost_usd)
@@ -295,7 +352,7 @@ class Router:
                 for (name, model, j), usd, why in zip(self._offers, cost, choice.rejected, strict=True)
             ]
         )
-        decision_id = time_ordered_id()
+        decision_id = decision_id or time_ordered_id()
         order, reasons, propensity, drawn = choice.order, choice.reasons, 1.0, None  # the policy is deterministic
         if self._explorer is not None:
             by = rule_of(self.policy, request)

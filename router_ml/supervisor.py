@@ -25,6 +25,7 @@ from router_ml.errors import RouterMlError
 from router_ml.metrics import ServerMetrics
 from router_ml.rollout import Generation, Refusal, Rollout
 from router_ml.server import reserve_port
+from router_ml.traffic import Traffic
 from router_ml.worker import ServingPlan, run_worker
 
 _START_SECONDS = 120.0
@@ -46,17 +47,17 @@ class _Worker:
     ready: Future[None] = field(default_factory=Future)
     ended: threading.Event = field(default_factory=threading.Event)
     """Asked instead of the process: while one thread takes note of its end, others are told that it lives."""
-    _preparing: Future[str | None] | None = None
+    _preparing: Future[Refusal | str | None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Guards the two before it: whoever waits for a worker hears of its end, whichever comes first."""
 
-    def prepare(self, number: int, path: Path) -> Future[str | None]:
-        preparing: Future[str | None] = Future()
+    def prepare(self, number: int, traffic: Traffic) -> Future[Refusal | str | None]:
+        preparing: Future[Refusal | str | None] = Future()
         with self._lock:
             self._preparing = preparing
             if self.ended.is_set():
                 preparing.set_result("a worker died before it")
-        self._send("prepare", number, path)
+        self._send("prepare", number, traffic)
         return preparing
 
     def settle(self, refusal: Refusal | None) -> None:
@@ -106,26 +107,28 @@ class Supervisor:
     def __init__(
         self,
         plan: ServingPlan,
-        path: Path,
+        folder: Path,
+        traffic: Traffic,
         n_workers: int,
-        bundles: Path | None = None,
+        *,
+        follow: bool = False,
         metrics: ServerMetrics | None = None,
     ) -> None:
-        """`path` is the version to begin with; further ones are taken from the folder `bundles`, if given.
+        """`traffic`, of versions in `folder`, is what to begin with; with `follow`, what its pointer names comes later.
 
         `metrics` has a memory for each worker. InputError when the address cannot be bound.
         """
         self._reserved, self.address = reserve_port(plan.settings)
         self._plan = replace(plan, settings=replace(plan.settings, listen=self.address, share_port=True))
         self._generation: Generation = _SPAWN.RawValue("L", 0)
-        self._first = path
-        self._bundles = bundles
+        self._folder = folder
+        self._first = traffic
         self._lock = threading.Lock()  # a worker is started, or a version brought into force, never both
         self._workers: list[_Worker] = []
         self._n_workers = n_workers
         self._metrics = metrics
         told = metrics.switched if metrics else None
-        self._rollout = Rollout(bundles, path.name, self._generation, self._living, told) if bundles else None
+        self._rollout = Rollout(folder, traffic, self._generation, self._living, told) if follow else None
         self._stopping = threading.Event()
 
     @property
@@ -166,9 +169,9 @@ class Supervisor:
 
     def _start(self, k: int) -> _Worker:
         ours, theirs = _SPAWN.Pipe()
-        path = self._bundles / self._rollout.in_force if self._bundles and self._rollout else self._first
+        traffic = self._rollout.in_force if self._rollout else self._first
         memory = self._metrics.memories[k] if self._metrics else None
-        arguments = (self._plan, path, self._generation.value, self._generation, memory, theirs)
+        arguments = (self._plan, self._folder, traffic, self._generation.value, self._generation, memory, theirs)
         process = _SPAWN.Process(target=run_worker, args=arguments, name="router-ml-worker")
         process.start()
         theirs.close()

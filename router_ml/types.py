@@ -181,17 +181,20 @@ class Decision(NamedTuple):
     """Every offer of the catalog whose model the bundle can judge, in catalog order."""
     reasons: tuple[Reason, ...]
     propensity: float
-    """Probability in (0, 1] with which the policy in force chooses this model for this request."""
+    """Probability in (0, 1] with which the policy in force chooses this model for this request; in an A/B test the mean
+    over its arms, whichever of them decided."""
     quality_target: float | None
     """The target that was in force; None under the `threshold` rule."""
     version: str
     arm: str
-    """Side of an A/B test; empty when none runs."""
+    """Side of an A/B test, `<test>/<arm>`; empty for a request that is in none."""
     bundle_sha256: str
     digest: Digest | None = None
     """Given by a router that makes digests, where the prompt was text; for the journal, not for callers."""
     exploration: Drawn | None = None
     """Given by a router that explores; for the journal, not for callers."""
+    arm_propensity: float | None = None
+    """In an A/B test, the probability with which the version that decided chooses this model; for the journal."""
 
     def candidate(self, offer: str) -> Candidate:
         """The candidate of that offer name; KeyError when the catalog has none."""
@@ -199,6 +202,68 @@ class Decision(NamedTuple):
             if candidate.offer == offer:
                 return candidate
         raise KeyError(offer)
+
+
+class ShadowDecision(NamedTuple):
+    """What a version would have decided that only looks on."""
+
+    decision_id: str
+    """Of the decision that counted."""
+    test: str
+    version: str
+    bundle_sha256: str
+    offer: str
+    """Empty where it would not have decided; `error` says why."""
+    model: str
+    p_success: float | None
+    """Of its choice, by its own estimate."""
+    cost_usd: float | None
+    """Of its choice, by its own estimate, US dollars."""
+    agrees: bool
+    """Whether it would have chosen the model that was chosen."""
+    served_p_success: float | None
+    """Of the offer that was chosen, by its own estimate; None: it does not know that offer."""
+    served_cost_usd: float | None
+    served_propensity: float
+    """Probability in [0, 1] with which it would have chosen the model that was chosen."""
+    micros: int
+    """Microseconds that it took to decide."""
+    error: str
+    """Why it would not have decided: `no_eligible_offer` or `request_not_taken`; empty: it would."""
+
+
+class ArmDescription(NamedTuple):
+    """One side of an A/B test in force."""
+
+    name: str
+    version: str
+    bundle_sha256: str
+
+
+class AbTest(NamedTuple):
+    """An A/B test in force; `experiment` explains its fields."""
+
+    name: str
+    salt: str
+    unit: str
+    segments: tuple[str, ...]
+    """Empty: all."""
+    share: float
+    start: float
+    arms: tuple[ArmDescription, ...]
+
+
+class ShadowTest(NamedTuple):
+    """A version that decides beside the others without effect; `experiment` explains its fields."""
+
+    name: str
+    salt: str
+    unit: str
+    segments: tuple[str, ...]
+    """Empty: all."""
+    share: float
+    version: str
+    bundle_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +293,10 @@ class Description:
     max_text_chars: int
     """Longer prompts are cut in the middle to this many characters."""
     refused: str | None = None
-    """Which later version the server refused, and why; None: none since the last one that was taken."""
+    """Which later version the server refused, and why; None: none since the last change that was taken."""
     exploration: str | None = None
     """What is left to chance, in words; None: nothing."""
+    layer_salt: str = ""
+    """Of the layer that the tests divide among them."""
+    tests: tuple[AbTest, ...] = ()
+    shadows: tuple[ShadowTest, ...] = ()

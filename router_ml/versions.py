@@ -1,14 +1,14 @@
-"""A folder of versions and a pointer to the one to serve: what a server follows, whoever fills it.
+"""A folder of versions and a pointer to what to serve: what a server follows, whoever fills it.
 
-    bundles/current            the name of the version to serve, one line, replaced in one step
+    bundles/current            the name of the version to serve, or a traffic document; replaced in one step
     bundles/<version>-<hash>/  bundles
 
-A follower of MLflow fills it (`serve --follow`), or rsync, or a person: first the bundle, then the pointer.
+A follower of MLflow fills it (`serve --follow`), or rsync, or a person: first the bundles, then the pointer; see
+`traffic` for what that may hold.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,13 +17,13 @@ from router_ml import bundle as bundles
 from router_ml.bundle import MANIFEST
 from router_ml.canary import check_canaries, request_of
 from router_ml.catalog import Catalog
-from router_ml.errors import BundleError, InputError
+from router_ml.errors import BundleError
 from router_ml.exploration import Exploration
 from router_ml.router import Router
+from router_ml.traffic import Traffic, read_traffic, write_traffic
 
-POINTER = "current"
-_KEPT = 3
-"""Versions that stay in the folder when a further one is published, the one in force among them."""
+_KEPT_BESIDE = 2
+"""Versions that stay in the folder beside those in force, for a way back."""
 _WARM_ROUNDS = 20
 
 
@@ -49,23 +49,21 @@ def open_version(
     return router
 
 
-def current(folder: Path) -> str | None:
-    """The name that the pointer holds; None when there is none yet. InputError when it names nothing below `folder`."""
-    try:
-        name = (folder / POINTER).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / POINTER}: cannot be read ({error}); expected the name of a folder") from None
-    if not name or name != Path(name).name or name.startswith("."):
-        raise InputError(f"{folder / POINTER}: expected the name of a folder beside it, found {name[:80]!r}")
+def publish(folder: Path, source: Path) -> str:
+    """Copy a bundle into the folder, verify the copy, point to it alone; the name it has there.
+
+    Each step is whole or not at all, so that whoever reads meanwhile sees the old version or the new one.
+    BundleError when `source` is no whole bundle, OSError when the folder cannot be written.
+    """
+    name = add_version(folder, source)
+    write_traffic(folder, Traffic(name))
+    drop_old(folder)
     return name
 
 
-def publish(folder: Path, source: Path) -> str:
-    """Copy a bundle into the folder, verify the copy, point to it; the name it has there.
+def add_version(folder: Path, source: Path) -> str:
+    """Copy a bundle into the folder and verify the copy, for a pointer to come; the name it has there.
 
-    Each step is whole or not at all, so that whoever reads meanwhile sees the old version or the new one.
     BundleError when `source` is no whole bundle, OSError when the folder cannot be written.
     """
     manifest, digest, _ = bundles.verify(source)
@@ -81,24 +79,17 @@ def publish(folder: Path, source: Path) -> str:
             fresh.rename(folder / name)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    point_to(folder, name)
-    _drop_old(folder, keep=name)
     return name
 
 
-def point_to(folder: Path, name: str) -> None:
-    """Let the pointer name that version, in one step."""
-    fresh = folder / f".{POINTER}-{os.getpid()}"
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(name + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / POINTER)
+def drop_old(folder: Path) -> None:
+    """Remove all versions but those that the pointer names and the latest others.
 
-
-def _drop_old(folder: Path, keep: str) -> None:
-    """Only what looks like one of our bundles; a server that still serves one has it in memory."""
+    Only what looks like one of our bundles; a server that still serves one has it in memory.
+    """
+    traffic = read_traffic(folder)
+    named = set(traffic.versions) if traffic else set()
     published = [path for path in folder.iterdir() if (path / MANIFEST).is_file() and not path.name.startswith(".")]
     by_age = sorted(published, key=lambda path: path.stat().st_ctime, reverse=True)
-    for path in [path for path in by_age if path.name != keep][_KEPT - 1 :]:
+    for path in [path for path in by_age if path.name not in named][_KEPT_BESIDE:]:
         shutil.rmtree(path, ignore_errors=True)

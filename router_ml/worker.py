@@ -22,7 +22,9 @@ from router_ml.meter import JournalWatch, Memory, Meter
 from router_ml.rollout import Generation, Refusal, Versions
 from router_ml.router import Router
 from router_ml.server import Server, ServerSettings, serve
+from router_ml.shadow import ShadowQueue
 from router_ml.tracing import Tracer, TraceSettings
+from router_ml.traffic import Traffic
 from router_ml.versions import open_version
 
 
@@ -57,14 +59,19 @@ class Serving:
 
     @classmethod
     def open(
-        cls, plan: ServingPlan, path: Path, number: int, generation: Generation, memory: Memory | None = None
+        cls,
+        plan: ServingPlan,
+        folder: Path,
+        traffic: Traffic,
+        number: int,
+        generation: Generation,
+        memory: Memory | None = None,
     ) -> Serving:
-        """Bind the port; BundleError or InputError when the version, the journal or the address will not do.
+        """Bind the port; BundleError or InputError when a version, the journal or the address will not do.
 
-        `number` is the generation that the version at `path` is of, `generation` what is in force at any time;
-        `memory` is what is counted into, if anything is.
+        `number` is the generation that `traffic`, of versions in `folder`, is of, `generation` what is in force at any
+        time; `memory` is what is counted into, if anything is.
         """
-        versions = Versions(plan.open_version(path), number, generation, plan.open_version)
         with ExitStack() as ends:  # in the opposite order
             meter = Meter(memory) if memory else None
             tracer = Tracer(plan.traces) if plan.traces else None
@@ -75,15 +82,18 @@ class Serving:
                 ends.callback(JournalWatch(meter, journal).close)
             if journal:
                 ends.callback(journal.close)
+            shadows = ShadowQueue(journal, meter)
+            ends.callback(shadows.close)
+            versions = Versions(folder, traffic, number, generation, plan.open_version, shadows)
             server = serve(versions, settings=plan.settings, journal=journal, meter=meter, tracer=tracer)
             gc.collect()
             gc.freeze()  # what lives as long as the process need not be walked again and again
             return cls(versions, server, ends.pop_all())
 
-    def prepare(self, number: int, path: Path) -> Future[str | None]:
+    def prepare(self, number: int, traffic: Traffic) -> Future[Refusal | str | None]:
         """As `rollout.Worker` asks, here in a thread of this process."""
-        done: Future[str | None] = Future()
-        threading.Thread(target=lambda: done.set_result(self.versions.prepare(number, path)), daemon=True).start()
+        done: Future[Refusal | str | None] = Future()
+        threading.Thread(target=lambda: done.set_result(self.versions.prepare(number, traffic)), daemon=True).start()
         return done
 
     def settle(self, refusal: Refusal | None) -> None:
@@ -97,12 +107,18 @@ class Serving:
 
 
 def run_worker(
-    plan: ServingPlan, path: Path, number: int, generation: Generation, memory: Memory | None, pipe: Connection
+    plan: ServingPlan,
+    folder: Path,
+    traffic: Traffic,
+    number: int,
+    generation: Generation,
+    memory: Memory | None,
+    pipe: Connection,
 ) -> None:
     """The life of a worker process; `pipe` leads to its supervisor, whose end is also the worker's."""
     set_up_logs(*plan.logs)
     try:
-        serving = Serving.open(plan, path, number, generation, memory)
+        serving = Serving.open(plan, folder, traffic, number, generation, memory)
     except RouterMlError as error:
         pipe.send(("failed", error))
         return

@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JournalRecord(_message.Message):
-    __slots__ = ("decision", "outcome", "loss")
+    __slots__ = ("decision", "outcome", "loss", "shadow")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     decision: DecisionRecord
     outcome: OutcomeRecord
     loss: LossRecord
-    def __init__(self, decision: _Optional[_Union[DecisionRecord, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeRecord, _Mapping]] = ..., loss: _Optional[_Union[LossRecord, _Mapping]] = ...) -> None: ...
+    shadow: ShadowRecord
+    def __init__(self, decision: _Optional[_Union[DecisionRecord, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeRecord, _Mapping]] = ..., loss: _Optional[_Union[LossRecord, _Mapping]] = ..., shadow: _Optional[_Union[ShadowRecord, _Mapping]] = ...) -> None: ...
 
 class LossRecord(_message.Message):
     __slots__ = ("writer", "last_number", "decisions", "reason", "time_unix_micros")
@@ -31,7 +33,7 @@ class LossRecord(_message.Message):
     def __init__(self, writer: _Optional[str] = ..., last_number: _Optional[int] = ..., decisions: _Optional[int] = ..., reason: _Optional[str] = ..., time_unix_micros: _Optional[int] = ...) -> None: ...
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("decision_id", "time_unix_micros", "request", "offer", "model", "fallbacks", "candidates", "reasons", "propensity", "quality_target", "version", "arm", "bundle_sha256", "number", "exploration")
+    __slots__ = ("decision_id", "time_unix_micros", "request", "offer", "model", "fallbacks", "candidates", "reasons", "propensity", "quality_target", "version", "arm", "bundle_sha256", "number", "exploration", "arm_propensity")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_MICROS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +49,7 @@ class DecisionRecord(_message.Message):
     BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     EXPLORATION_FIELD_NUMBER: _ClassVar[int]
+    ARM_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     time_unix_micros: int
     request: RequestRecord
@@ -62,7 +65,42 @@ class DecisionRecord(_message.Message):
     bundle_sha256: str
     number: int
     exploration: ExplorationRecord
-    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., request: _Optional[_Union[RequestRecord, _Mapping]] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., fallbacks: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateRecord, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., propensity: _Optional[float] = ..., quality_target: _Optional[float] = ..., version: _Optional[str] = ..., arm: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., number: _Optional[int] = ..., exploration: _Optional[_Union[ExplorationRecord, _Mapping]] = ...) -> None: ...
+    arm_propensity: float
+    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., request: _Optional[_Union[RequestRecord, _Mapping]] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., fallbacks: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateRecord, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., propensity: _Optional[float] = ..., quality_target: _Optional[float] = ..., version: _Optional[str] = ..., arm: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., number: _Optional[int] = ..., exploration: _Optional[_Union[ExplorationRecord, _Mapping]] = ..., arm_propensity: _Optional[float] = ...) -> None: ...
+
+class ShadowRecord(_message.Message):
+    __slots__ = ("decision_id", "time_unix_micros", "test", "version", "bundle_sha256", "offer", "model", "p_success", "cost_usd", "agrees", "served_p_success", "served_cost_usd", "served_propensity", "micros", "error")
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_MICROS_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    P_SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
+    AGREES_FIELD_NUMBER: _ClassVar[int]
+    SERVED_P_SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_COST_USD_FIELD_NUMBER: _ClassVar[int]
+    SERVED_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    MICROS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    decision_id: str
+    time_unix_micros: int
+    test: str
+    version: str
+    bundle_sha256: str
+    offer: str
+    model: str
+    p_success: float
+    cost_usd: float
+    agrees: bool
+    served_p_success: float
+    served_cost_usd: float
+    served_propensity: float
+    micros: int
+    error: str
+    def __init__(self, decision_id: _Optional[str] = ..., time_unix_micros: _Optional[int] = ..., test: _Optional[str] = ..., version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., offer: _Optional[str] = ..., model: _Optional[str] = ..., p_success: _Optional[float] = ..., cost_usd: _Optional[float] = ..., agrees: _Optional[bool] = ..., served_p_success: _Optional[float] = ..., served_cost_usd: _Optional[float] = ..., served_propensity: _Optional[float] = ..., micros: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ExplorationRecord(_message.Message):
     __slots__ = ("rule", "share", "cost_multiple", "floor", "salt", "deviation_f32")

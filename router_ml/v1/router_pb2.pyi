@@ -284,7 +284,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("version", "bundle_sha256", "bundle_format", "created", "training_start", "training_end", "encoder", "embedding_size", "models", "offers", "catalog_as_of", "segments", "quality_targets", "default_quality_target", "max_text_chars", "refused", "exploration")
+    __slots__ = ("version", "bundle_sha256", "bundle_format", "created", "training_start", "training_end", "encoder", "embedding_size", "models", "offers", "catalog_as_of", "segments", "quality_targets", "default_quality_target", "max_text_chars", "refused", "exploration", "layer_salt", "tests", "shadows")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -302,6 +302,9 @@ class DescribeResponse(_message.Message):
     MAX_TEXT_CHARS_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     EXPLORATION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_SALT_FIELD_NUMBER: _ClassVar[int]
+    TESTS_FIELD_NUMBER: _ClassVar[int]
+    SHADOWS_FIELD_NUMBER: _ClassVar[int]
     version: str
     bundle_sha256: str
     bundle_format: int
@@ -319,4 +322,53 @@ class DescribeResponse(_message.Message):
     max_text_chars: int
     refused: str
     exploration: str
-    def __init__(self, version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., bundle_format: _Optional[int] = ..., created: _Optional[str] = ..., training_start: _Optional[str] = ..., training_end: _Optional[str] = ..., encoder: _Optional[str] = ..., embedding_size: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., offers: _Optional[_Iterable[str]] = ..., catalog_as_of: _Optional[str] = ..., segments: _Optional[_Iterable[str]] = ..., quality_targets: _Optional[_Iterable[float]] = ..., default_quality_target: _Optional[float] = ..., max_text_chars: _Optional[int] = ..., refused: _Optional[str] = ..., exploration: _Optional[str] = ...) -> None: ...
+    layer_salt: str
+    tests: _containers.RepeatedCompositeFieldContainer[AbTest]
+    shadows: _containers.RepeatedCompositeFieldContainer[ShadowTest]
+    def __init__(self, version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ..., bundle_format: _Optional[int] = ..., created: _Optional[str] = ..., training_start: _Optional[str] = ..., training_end: _Optional[str] = ..., encoder: _Optional[str] = ..., embedding_size: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., offers: _Optional[_Iterable[str]] = ..., catalog_as_of: _Optional[str] = ..., segments: _Optional[_Iterable[str]] = ..., quality_targets: _Optional[_Iterable[float]] = ..., default_quality_target: _Optional[float] = ..., max_text_chars: _Optional[int] = ..., refused: _Optional[str] = ..., exploration: _Optional[str] = ..., layer_salt: _Optional[str] = ..., tests: _Optional[_Iterable[_Union[AbTest, _Mapping]]] = ..., shadows: _Optional[_Iterable[_Union[ShadowTest, _Mapping]]] = ...) -> None: ...
+
+class AbTest(_message.Message):
+    __slots__ = ("name", "salt", "unit", "segments", "share", "start", "arms")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    salt: str
+    unit: str
+    segments: _containers.RepeatedScalarFieldContainer[str]
+    share: float
+    start: float
+    arms: _containers.RepeatedCompositeFieldContainer[AbTestArm]
+    def __init__(self, name: _Optional[str] = ..., salt: _Optional[str] = ..., unit: _Optional[str] = ..., segments: _Optional[_Iterable[str]] = ..., share: _Optional[float] = ..., start: _Optional[float] = ..., arms: _Optional[_Iterable[_Union[AbTestArm, _Mapping]]] = ...) -> None: ...
+
+class AbTestArm(_message.Message):
+    __slots__ = ("name", "version", "bundle_sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    bundle_sha256: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ...) -> None: ...
+
+class ShadowTest(_message.Message):
+    __slots__ = ("name", "salt", "unit", "segments", "share", "version", "bundle_sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    salt: str
+    unit: str
+    segments: _containers.RepeatedScalarFieldContainer[str]
+    share: float
+    version: str
+    bundle_sha256: str
+    def __init__(self, name: _Optional[str] = ..., salt: _Optional[str] = ..., unit: _Optional[str] = ..., segments: _Optional[_Iterable[str]] = ..., share: _Optional[float] = ..., version: _Optional[str] = ..., bundle_sha256: _Optional[str] = ...) -> None: ...

@@ -12,6 +12,8 @@ from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, Ro
 from router_ml.records import OutcomeReport
 from router_ml.request import MAX_MESSAGES, MAX_TOKENS, check_request
 from router_ml.types import (
+    AbTest,
+    ArmDescription,
     Candidate,
     Constraints,
     Decision,
@@ -20,6 +22,7 @@ from router_ml.types import (
     Reason,
     Rejection,
     Request,
+    ShadowTest,
 )
 from router_ml.v1 import router_pb2 as pb
 
@@ -96,6 +99,9 @@ outcomes = st.builds(
     ttft_ms=st.none() | amounts,
     error=st.none() | texts,
 )
+arms = st.lists(st.builds(ArmDescription, texts, texts, texts), max_size=3).map(tuple)
+tests = st.builds(AbTest, texts, texts, texts, names, shares, shares, arms)
+shadows = st.builds(ShadowTest, texts, texts, texts, names, shares, texts, texts)
 descriptions = st.builds(
     Description,
     version=texts,
@@ -114,6 +120,10 @@ descriptions = st.builds(
     default_quality_target=shares,
     max_text_chars=tokens,
     refused=st.none() | texts,
+    exploration=st.none() | texts,
+    layer_salt=texts,
+    tests=st.lists(tests, max_size=3).map(tuple),
+    shadows=st.lists(shadows, max_size=3).map(tuple),
 )
 
 

@@ -36,6 +36,7 @@ def test_the_lines_say_what_was_chosen_and_why(decision: Decision) -> None:
     lines = decision_lines(decision)
     assert lines[0] == "b: the best success for its cost at the quality target (quality target 97%)"
     assert lines[-1] == "version v7, decision 0192, propensity 1"
+    assert decision_lines(decision._replace(arm="shorter/v7"))[-1].startswith("version v7 (arm shorter/v7), ")
 
 
 def test_the_chosen_offer_comes_first_then_the_fallbacks_then_the_rest(decision: Decision) -> None:

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from router_ml.journal import Journal
 from router_ml.meter import Meter
 from router_ml.metrics import ServerMetrics
-from router_ml.types import Decision, Reason
+from router_ml.traffic import InForce
+from router_ml.types import Decision, Reason, ShadowTest
 
 OPS = Path(__file__).parents[2] / "ops"
 ALERT_RULES = OPS / "prometheus" / "alerts.yaml"
@@ -45,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, se
     meter.count("Route", decisions=[Decision("", "", "small", (), (), (Reason.BEST_VALUE,), 1.0, 0.9, "7", "", "")])
     with Journal(tmp_path_factory.mktemp("journal")) as journal:
         meter.journal(journal.stats)
-    metrics.in_force("7", "ab")
+    metrics.in_force(InForce("7", "ab", (), (ShadowTest("next", "salt", "session", (), 0.1, "8", "cd"),)))
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(metrics.page().decode()):
         for sample in family.samples:

@@ -13,8 +13,26 @@ from hypothesis import strategies as st
 from router_ml.errors import InputError, RequestError
 from router_ml.exploration import Drawn, Exploration, ExplorationRule
 from router_ml.privacy import NoText
-from router_ml.records import OutcomeReport, decision_line, loss_line, outcome_line, outcome_report, parse_line
-from router_ml.types import Candidate, Constraints, Decision, Digest, Message, Reason, Rejection, Request
+from router_ml.records import (
+    OutcomeReport,
+    decision_line,
+    loss_line,
+    outcome_line,
+    outcome_report,
+    parse_line,
+    shadow_line,
+)
+from router_ml.types import (
+    Candidate,
+    Constraints,
+    Decision,
+    Digest,
+    Message,
+    Reason,
+    Rejection,
+    Request,
+    ShadowDecision,
+)
 from router_ml.v1 import log_pb2
 
 MICROS = 1_763_674_435_123_456
@@ -165,12 +183,16 @@ def test_lines_are_what_protobuf_itself_would_write(
     digest = NoText(b"k" * 16).prompt(Request(text="a"), decision._replace(digest=DIGEST))
     even = Drawn(Exploration(0.05, floor=0.0), None)
     unsure = Drawn(Exploration(0.05, ExplorationRule.THOMPSON, 3.0, 0.5, "salt"), (0.25, 1.5))
+    looked_on = ShadowDecision("d", "next", "v2", "ab", "a@eu", "a", 0.75, 0.5, True, 0.25, 1.5, 0.5, 120, "")
     for line in (
         decision_line(request, decision, MICROS),
         decision_line(Request(text="a"), decision, MICROS, number=2**40, prompt=digest),
         decision_line(Request(text="a"), decision, MICROS, prompt={"withheld": True}),
         decision_line(request, decision._replace(exploration=even), MICROS),
         decision_line(request, decision._replace(exploration=unsure), MICROS, number=1),
+        decision_line(request, decision._replace(arm="shorter/v2", arm_propensity=0.5), MICROS),
+        shadow_line(looked_on, MICROS),
+        shadow_line(looked_on._replace(offer="", p_success=math.nan, cost_usd=None, agrees=False), MICROS),
         outcome_line(report, MICROS),
         loss_line("1-ab", 2**40, 3, "queue full", MICROS),
         loss_line("1-ab", 1, None, "", MICROS),

@@ -38,6 +38,14 @@ def test_it_is_what_the_record_says(record: log_pb2.DecisionRecord, opened: tupl
     assert (found.offer, found.propensity) == (record.offer, record.propensity)
 
 
+def test_a_decision_of_a_test_is_made_again_as_its_own_version_made_it(
+    record: log_pb2.DecisionRecord, opened: tuple[Policy, str]
+) -> None:
+    own = record.propensity
+    record.arm, record.propensity, record.arm_propensity = "shorter/control", own / 2, own
+    assert replay(record, *opened) == recorded(record)
+
+
 def test_prices_of_the_time_decide_whatever_the_catalog_of_the_bundle_says(
     record: log_pb2.DecisionRecord, opened: tuple[Policy, str]
 ) -> None:

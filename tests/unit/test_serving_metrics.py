@@ -27,6 +27,7 @@ from router_ml.metrics import MetricsServer, ServerMetrics, serve_metrics
 from router_ml.privacy import RedactedText
 from router_ml.request import check_request
 from router_ml.server import Server, ServerSettings, serve
+from router_ml.traffic import InForce
 from router_ml.types import Decision, Reason, Request
 from router_ml.v1 import router_pb2 as pb
 from router_ml.v1 import router_pb2_grpc
@@ -321,9 +322,9 @@ def test_a_supervisor_tells_of_versions_and_workers(tiny_bundle: Path) -> None:
     assert "router_ml_version_info{" not in metrics.page().decode()
     for memory in metrics.memories:
         Meter(memory)
-    metrics.in_force("7", "ab" * 32)
+    metrics.in_force(InForce("7", "ab" * 32, (), ()))
     manifest, digest, _ = verify(tiny_bundle)
-    metrics.switched((manifest.version, digest))
+    metrics.switched(InForce(manifest.version, digest, (), ()))
     metrics.switched(None)
     metrics.worker_died(1)
     found = samples(metrics.page().decode())

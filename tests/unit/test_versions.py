@@ -13,17 +13,19 @@ import pytest
 
 from router_ml import bundle
 from router_ml.canary import request_of
-from router_ml.errors import BundleError, InputError
+from router_ml.errors import BundleError
+from router_ml.experiment import Arm, Experiment, Shadow, Unit
 from router_ml.router import Router
-from router_ml.versions import POINTER, current, open_version, point_to, publish
+from router_ml.traffic import POINTER, Traffic, read_traffic, write_traffic
+from router_ml.versions import add_version, drop_old, open_version, publish
 
 MakeVersion = Callable[..., Path]
 
 
 def test_a_published_bundle_is_the_one_that_the_pointer_names(tiny_bundle: Path, tmp_path: Path) -> None:
-    assert current(tmp_path / "none yet") is None
+    assert read_traffic(tmp_path / "none yet") is None
     name = publish(tmp_path, tiny_bundle)
-    assert current(tmp_path) == name
+    assert read_traffic(tmp_path) == Traffic(name)
     assert bundle.verify(tmp_path / name)[1] == bundle.verify(tiny_bundle)[1]
     assert {path.name for path in tmp_path.iterdir()} == {POINTER, name}
 
@@ -45,6 +47,17 @@ def test_the_newest_versions_stay_and_older_ones_and_strangers_are_told_apart(
     assert left == {POINTER, "notes", *names[2:]}
 
 
+def test_versions_of_a_test_stay_however_many_come_after_them(make_version: MakeVersion, tmp_path: Path) -> None:
+    folder = tmp_path / "bundles"
+    champion, challenger, shadow, *_ = names = [add_version(folder, make_version(f"v{k}")) for k in range(7)]
+    arms = (Arm("control", champion), Arm("v1", challenger))
+    test = Experiment("trial", "", Unit.SESSION, None, 0.1, 0.0, arms)
+    looks_on = Shadow("look", "", Unit.SESSION, None, 0.1, shadow)
+    write_traffic(folder, Traffic(champion, "layer", (test,), (looks_on,)))
+    drop_old(folder)
+    assert {path.name for path in folder.iterdir()} == {POINTER, champion, challenger, shadow, *names[-2:]}
+
+
 def test_a_damaged_bundle_is_not_published(make_version: MakeVersion, tmp_path: Path) -> None:
     folder = tmp_path / "bundles"
     name = publish(folder, make_version("good"))
@@ -52,22 +65,8 @@ def test_a_damaged_bundle_is_not_published(make_version: MakeVersion, tmp_path: 
     (damaged / bundle.GRAPH).write_bytes(b"")
     with pytest.raises(BundleError, match="changed or cut short"):
         publish(folder, damaged)
-    assert current(folder) == name
+    assert read_traffic(folder) == Traffic(name)
     assert {path.name for path in folder.iterdir()} == {POINTER, name}
-
-
-@pytest.mark.parametrize("text", ["", "../elsewhere", "/etc", ".", ".hidden", "a/b"])
-def test_a_pointer_names_a_folder_beside_it_and_nothing_else(text: str, tmp_path: Path) -> None:
-    (tmp_path / POINTER).write_text(text)
-    with pytest.raises(InputError, match="expected the name of a folder beside it"):
-        current(tmp_path)
-
-
-def test_a_pointer_is_replaced_in_one_step(tmp_path: Path) -> None:
-    point_to(tmp_path, "one")
-    point_to(tmp_path, "other")
-    assert current(tmp_path) == "other"
-    assert [path.name for path in tmp_path.iterdir()] == [POINTER]
 
 
 # -- canaries ---------------------------------------------------------------------------------------
