@@ -6,6 +6,7 @@ has its own dash or marker as well.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from training.metrics import (
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#767676"
+_SUBTITLE_CHARS = 100
+"""In a line, at its size, on the narrowest figure."""
 _BASELINE_STYLES = ((ORANGE, "--"), (GREEN, "-."), (PURPLE, (0, (1, 1))), (SKY, (0, (5, 1, 1, 1, 1, 1))))
 
 # Where a label may stand, in points from its marker, the nearest and lowest first.
@@ -135,9 +138,10 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 def set_title(axes: Axes, title: str, subtitle: str) -> None:
     """Both to the left, above the axes."""
-    axes.set_title(f"{title}\n" if subtitle else title, loc="left", fontsize=12, parse_math=False)
-    if subtitle:
-        axes.text(0, 1.015, subtitle, transform=axes.transAxes, fontsize=9, color=GREY, va="bottom", parse_math=False)
+    lines = textwrap.wrap(subtitle, _SUBTITLE_CHARS)
+    axes.set_title(title + "\n" * len(lines), loc="left", fontsize=12, parse_math=False)
+    if lines:
+        axes.text(0, 1.015, "\n".join(lines), transform=axes.transAxes, fontsize=9, color=GREY, va="bottom", parse_math=False)
 
 
 def _draw_curve(axes: Axes, curve: Curve, points: SweepPoints, **style: Any) -> None:

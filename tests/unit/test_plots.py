@@ -40,6 +40,14 @@ def test_curve_picture_names_router_baselines_and_the_best_model() -> None:
     assert "200 prompts" in texts(figure)
 
 
+def test_a_long_subtitle_leaves_room_for_the_curve() -> None:
+    points, models = world(4)
+    figure = plots.cost_quality_figure(points, models, {}, "Quality", " ".join(["doubly robust by estimates"] * 12))
+    figure.draw_without_rendering()  # matplotlib warns where no room is left, and warnings fail
+    [subtitle] = [text for text in figure.axes[0].texts if "doubly robust" in text.get_text()]
+    assert subtitle.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_only_models_that_no_cheaper_one_equals_are_named() -> None:
     success = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
     cost = np.tile([1e-3, 2e-3, 3e-3, 4e-3], (2, 1))
