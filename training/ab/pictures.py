@@ -10,6 +10,7 @@ import io
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from training.ab.metrics import METRICS, Kind, Metric
 from training.ab.reading import Difference, Range, Reading
@@ -40,7 +41,7 @@ def svg(figure: Figure) -> str:
 def over_time(reading: Reading, metric: Metric) -> Figure:
     """The difference to the control after each day, with the sequence that holds the truth at all of them."""
     figure, axes = new_figure((7.6, 3.6))
-    scale = 100 if metric.is_share else 1
+    scale, unit = {Kind.SHARE: (100, "points"), Kind.USD: (1000, "$ per 1,000"), Kind.MS: (1, "ms")}[metric.kind]
     for challenger, (colour, dash, mark) in zip(reading.challengers, _ARM_STYLES, strict=False):
         one = next(each for each in challenger.differences if each.metric == metric.name)
         days, paths = _points(one)
@@ -51,8 +52,8 @@ def over_time(reading: Reading, metric: Metric) -> Figure:
         axes.plot(days, middle, dash, color=colour, marker=mark, markersize=3.5, label=challenger.arm)
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set_xlim(0.5, reading.days + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("day of the test")
-    unit = "points" if metric.is_share else "US dollars" if metric.kind is Kind.USD else "ms"
     axes.set_ylabel(f"minus {reading.control}, {unit}")
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=8)

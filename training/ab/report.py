@@ -80,7 +80,7 @@ def difference_rows(challenger: Challenger, reading: Reading) -> list[tuple[str,
     for one in challenger.differences:
         metric = METRICS[one.metric]
         decides = " (decides)" if one.metric in reading.deciding else ""
-        saved = "" if one.variance_saved is None else f"{one.variance_saved:.0%}"
+        saved = "" if one.variance_saved is None or one.variance_saved < 0.005 else f"{one.variance_saved:.0%}"
         rows.append(
             (metric.words + decides, shown(metric, one.difference), _percent(one.relative), standing(one), saved)
         )

@@ -26,7 +26,7 @@ _SEEN_SESSION, _HIDDEN_SESSION, _SEEN_TURN, _HIDDEN_TURN = 0.7, 0.5, 0.9, 0.6
 """Standard deviations of log-odds: what can be predicted, and what cannot."""
 _SEEN_COST, _HIDDEN_COST = 0.8, 0.6
 """Of the logarithm of cost."""
-_MEAN_COST_USD = 0.004
+MEAN_COST_USD = 0.004
 _DELAY_DAYS = (0.3, 0.8)
 """Mean time until a failure is known, and a success."""
 
@@ -48,6 +48,8 @@ class ExperimentSettings:
     label_rate: float = 1.0
     delayed: bool = False
     """Whether outcomes are late."""
+    base_success: float | None = None
+    """The control's probability of success, the same for every request; None: varies as described, 0.7 on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,16 @@ def draw_experiment(rng: np.random.Generator, settings: ExperimentSettings) -> E
 
     seen = _LEVEL + normal(_SEEN_SESSION, u)[session] + normal(_SEEN_TURN, r)
     odds = seen + normal(_HIDDEN_SESSION, u)[session] + normal(_HIDDEN_TURN, r)
-    p = _BASE + _SPAN / (1 + np.exp(-odds)) + settings.success_effect * arm[session]
+    p = _BASE + _SPAN / (1 + np.exp(-odds))
+    if settings.base_success is not None:
+        p = np.full(r, settings.base_success)
+    p += settings.success_effect * arm[session]
     success = (rng.random(r) < p).astype(np.float64)
     seen_cost = normal(_SEEN_COST, r) - _SEEN_COST**2 / 2
-    cost = _MEAN_COST_USD * np.exp(seen_cost + normal(_HIDDEN_COST, r) - _HIDDEN_COST**2 / 2)
+    cost = MEAN_COST_USD * np.exp(seen_cost + normal(_HIDDEN_COST, r) - _HIDDEN_COST**2 / 2)
     cost *= 1 + settings.cost_effect * arm[session]
     delay = rng.exponential(np.where(success > 0, _DELAY_DAYS[1], _DELAY_DAYS[0])) if settings.delayed else 0.0
     known = np.where(rng.random(r) < settings.label_rate, time + delay, np.inf)
-    predicted = np.column_stack([_BASE + _SPAN / (1 + np.exp(-seen)), _MEAN_COST_USD * np.exp(seen_cost)])
+    predicted = np.column_stack([_BASE + _SPAN / (1 + np.exp(-seen)), MEAN_COST_USD * np.exp(seen_cost)])
     kept = time < settings.days
     return Experiment(arm, session[kept], time[kept], known[kept], success[kept], cost[kept], predicted[kept])
