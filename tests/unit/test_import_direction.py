@@ -75,7 +75,7 @@ HEAVY = (
 STAGES = {"cost", "encoder", "evaluate", "export", "fit", "ingest", "predict", "registry", "split", "synthetic"}
 """What does one step of the road; every other module of training is a noun that stages share."""
 
-ORDERERS = {"appraise", "benchmark", "commands", "demo", "follow", "pipeline", "report", "version"}
+ORDERERS = {"ab", "appraise", "benchmark", "commands", "demo", "follow", "pipeline", "report", "version"}
 """What puts stages in order or shows their results, and is imported by no stage."""
 
 NOUNS_OF_STAGES = {("cost", "fit"), ("graph", "cost"), ("graph", "fit")}

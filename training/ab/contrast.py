@@ -59,7 +59,7 @@ class Contrast:
 
 
 def contrast(moments: Moments, arm: int, control: int, *, is_share: bool = False, relative: bool = False) -> Contrast:
-    """`arm` minus `control`; with `relative`, `arm` divided by `control`, minus 1.
+    """`arm` minus `control`; with `relative`, `arm` divided by `control`, minus 1. Numerators are 0 or more.
 
     `is_share`: numerators lie between 0 and the denominator, so their means may be told even where events are few.
     """

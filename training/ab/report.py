@@ -177,7 +177,7 @@ def plan_lines(plan: Plan) -> list[str]:
         rows: list[tuple[str, ...]] = [("to see", "takes days", "requests", "days, with one declared look")]
         for need in plan.needs:
             metric = METRICS[need.metric]
-            size = f"{100 * need.effect:.3g} points" if metric.is_share else f"{need.effect:.3g} of it"
+            size = f"{100 * need.effect:.3g} points" if metric.is_share else f"{100 * need.effect:.3g}%"
             rows.append(
                 (
                     f"{metric.words} by {size}",

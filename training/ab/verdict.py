@@ -61,7 +61,7 @@ class Verdict:
 
     action: Action
     is_harm: bool
-    """Whether it stops because it harms: what a guardrail acts on."""
+    """Whether figures show harm, what a guardrail acts on: also where the verdict is withheld."""
     reason: str
 
 
@@ -76,9 +76,12 @@ def judge(
     `is_due`: False before the horizon of a fixed-horizon test, when only harm is acted upon.
     """
     withheld = [finding.kind for finding in findings if finding.weight is Weight.WITHHOLDS]
-    if withheld:
-        return Verdict(Action.CANNOT_TELL, False, f"the test cannot be trusted: {', '.join(dict.fromkeys(withheld))}")
     harm = [m.words for m in metrics if m.is_harm]
+    if withheld:
+        words = f"the test cannot be trusted: {', '.join(dict.fromkeys(withheld))}"
+        if harm:
+            words += f"; as they stand its figures show harm in {_and(harm)}, so stopping is on the safe side"
+        return Verdict(Action.CANNOT_TELL, bool(harm), words)
     if harm:
         return Verdict(Action.STOP, True, f"worse in {_and(harm)} by more than the margin")
     if not is_due:
