@@ -252,7 +252,7 @@ def print_equal_arms(over: Over, n: int) -> None:
         ("split", "sound split called broken (at 1 %)"),
     ):
         rows.append((words, *(percent([getattr(run, name) for run in column]) for column in columns)))
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows)), flush=True)
 
 
 def print_coverage(over: Over, n: int) -> None:
@@ -267,7 +267,7 @@ def print_coverage(over: Over, n: int) -> None:
     ):  # fmt: skip
         missed = np.array(list(over(partial(misses, settings=settings), n)))
         rows.append((words, *(percent(~column) for column in missed.T)))
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows)), flush=True)
 
 
 def print_power(over: Over, n: int) -> None:
@@ -287,7 +287,7 @@ def print_power(over: Over, n: int) -> None:
     for effect in (0.05, 0.1, 0.2):
         settings = replace(small, cost_effect=-effect)
         rows.append((f"cost -{effect:.0%}", *power(over, settings, COST, n)))
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows)), flush=True)
 
 
 def power(over: Over, settings: ExperimentSettings, metric: Metric, n: int) -> list[str]:
@@ -313,7 +313,7 @@ def print_guardrail(over: Over, n: int) -> None:
         stopped = np.array(list(over(run, n)))
         quantile = np.quantile(stopped, [0.5, 0.95], method="higher")
         rows.append((words, f"{np.mean(np.isfinite(stopped)):.1%}", *(f"{q:,.0f}" for q in quantile)))
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows)), flush=True)
 
 
 def print_split(n: int) -> None:
@@ -326,7 +326,7 @@ def print_split(n: int) -> None:
     for due, got in ((0.5, 0.5), (0.5, 0.47), (0.5, 0.45), (0.5, 0.4), (0.1, 0.1), (0.1, 0.08), (0.1, 0.05)):
         cells = (f"{split_found(rng, due, got, size, n, 0.005):.1%}" for size in sizes)
         rows.append((f"{due:.0%}, {got:.0%}", *cells))
-    print("\n".join(table(rows)))
+    print("\n".join(table(rows)), flush=True)
 
 
 def percent(hits: Iterable[bool]) -> str:

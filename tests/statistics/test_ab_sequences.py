@@ -1,4 +1,4 @@
-"""Readings of A/B tests keep their promises on simulated tests of known truth: a short run of benchmarks/ab_study.py."""
+"""Readings of A/B tests keep their promises on simulated tests of known truth: benchmarks/ab_study.py, cut short."""
 
 from __future__ import annotations
 

@@ -15,18 +15,17 @@ import numpy as np
 from scipy.stats import norm
 
 from router_ml.errors import InputError
-from router_ml.types import Float64Array
 from training.ab.contrast import contrast
-from training.ab.metrics import COST, METRICS, SUCCESS, Metric, sums
+from training.ab.metrics import METRICS, Metric, sums
 from training.ab.moments import FOLDS, Units, moments
-from training.ab.requests import DAY_US, Requests
-from training.ab.sequence import TUNED_DAYS, half_width
+from training.ab.requests import DAY_US, Bools, Requests
+from training.ab.sequence import TUNED_DAYS, fixed_half_width, half_width
 from training.ab.trial import Scope, covariates_of, settled_after
 
 POWER = 0.8
 WEEK_DAYS = 7
 _DAYS = np.arange(1, 366, dtype=np.float64)
-_SHOWN_DAYS = (7, 14, 28)
+SHOWN_DAYS = (7, 14, 28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,27 +115,32 @@ def plan_test(
     first = np.unique(week.unit, return_index=True)[1]
     control = 1 - share * (arms - 1)
 
-    def seen(metric: Metric) -> tuple[Seen, Float64Array]:
-        value, known, per_unit, saved = _spread(week, metric, scope, settle)
-        n_units = len(first) / span * _DAYS
-        variance = per_unit * (1 - saved) * (1 / (n_units * share) + 1 / (n_units * control))
-        detect = half_width(variance, _DAYS / TUNED_DAYS, level) + norm.ppf(POWER) * np.sqrt(variance)
-        shown = {day: float(detect[day - 1]) for day in _SHOWN_DAYS}
-        return Seen(metric.name, value, known, saved, shown), variance
-
-    needs = []
-    for effect in effects:
-        metric = METRICS[effect.metric]
-        found, variance = seen(metric)
-        size = effect.size if metric.is_share else effect.size * found.value
+    n_units = len(first) / span * _DAYS
+    per_unit_of_both = 1 / (n_units * share) + 1 / (n_units * control)
+    needs, detectable = [], []
+    for metric in METRICS.values():
+        wanted = [effect for effect in effects if effect.metric == metric.name]
+        spread = _spread(week, metric, scope, settle)
+        if spread is None:
+            if wanted:
+                raise InputError(
+                    f"`{metric.name}` is known of too few {week.unit_kind}s of the latest week to plan for; give more "
+                    "logs, or another --unit"
+                )
+            continue
+        variance = spread.per_unit * (1 - spread.saved) * per_unit_of_both
+        lift = norm.ppf(POWER) * np.sqrt(variance)
+        seen = half_width(variance, _DAYS / TUNED_DAYS, level) + lift
+        seen_once = fixed_half_width(variance, level) + lift
         wait = settle if metric.needs_outcome else 0
-        spread = np.sqrt(variance)
-        at_any = half_width(variance, _DAYS / TUNED_DAYS, level) + norm.ppf(POWER) * spread
-        days = _first_day(at_any <= size, wait)
-        fixed = _first_day((norm.ppf(1 - level / 2) + norm.ppf(POWER)) * spread <= size, wait)
-        total = None if days is None else round(days * len(week) / span)
-        needs.append(Need(metric.name, effect.size, size, days, total, fixed))
-    known_metrics = [m for m in (SUCCESS, COST) if not np.isnan(sums(m, week)[1]).all()]
+        for effect in wanted:
+            size = effect.size if metric.is_share else effect.size * spread.value
+            days = _first_day(seen <= size, wait)
+            total = None if days is None else round(days * len(week) / span)
+            needs.append(Need(metric.name, effect.size, size, days, total, _first_day(seen_once <= size, wait)))
+        if metric.name in deciding:
+            shown = {day: float(seen[day - wait - 1]) for day in SHOWN_DAYS if day > wait}
+            detectable.append(Seen(metric.name, spread.value, spread.known, spread.saved, shown))
     last_day = week.unit[week.day == week.n_days - 1]
     before = np.isin(np.unique(last_day), week.unit[week.day < week.n_days - 1])
     return Plan(
@@ -150,7 +154,7 @@ def plan_test(
         settle_days=settle,
         alpha=level,
         needs=tuple(needs),
-        detectable=tuple(seen(metric)[0] for metric in known_metrics),
+        detectable=tuple(detectable),
     )
 
 
@@ -158,48 +162,48 @@ def _last_week(requests: Requests) -> Requests:
     return requests.where(requests.time_us > requests.time_us[-1] - WEEK_DAYS * DAY_US)
 
 
-def _spread(week: Requests, metric: Metric, scope: Scope, settle: int) -> tuple[float, float, float, float]:
-    """The metric's value, the share of requests that know it, its variance per unit, and what covariates save of it.
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """How much a metric varies."""
 
-    The variance is that of (numerator - value x denominator) per unit over the mean denominator, over all units
-    of the week, as the difference of two halves of them has it. Outcomes of requests too young to have any are not
-    held against the label rate.
-    """
+    value: float
+    known: float
+    """Share of the requests of which it is known, those aside that are too young to have an outcome."""
+    per_unit: float
+    """Variance of (numerator - value x denominator) per unit over the mean denominator."""
+    saved: float
+    """Share of it that covariates take away."""
+
+
+def _spread(week: Requests, metric: Metric, scope: Scope, settle: int) -> _Spread | None:
+    """Found by splitting the units into two halves at random; None where too few know the metric."""
     numerator, denominator = sums(metric, week)
     settled = week.day < week.n_days - (settle if metric.needs_outcome else 0)
-    if not settled.any():
-        settled = np.ones(len(week), dtype=np.bool_)
     denominator = np.where(settled, denominator, np.nan)
-    known = float((~np.isnan(denominator[settled])).mean())
-    if np.isnan(denominator).all():
-        raise InputError(f"`{metric.name}` is not known of any request of the latest week; it cannot be planned for")
-    n_units = int(week.unit.max()) + 1
-    rng = np.random.default_rng(0)
+    used = ~np.isnan(denominator)
+    if not used.any():
+        return None
+    n_units, rng = int(week.unit.max()) + 1, np.random.default_rng(0)
     covariates = covariates_of(week)
-    first = np.unique(week.unit, return_index=True)[1]
-    units = Units(rng.integers(2, size=n_units), rng.integers(FOLDS, size=n_units), np.ones(n_units), covariates[first])
+    own = covariates[np.unique(week.unit, return_index=True)[1]]
+    units = Units(rng.integers(2, size=n_units), rng.integers(FOLDS, size=n_units), np.ones(n_units), own)
     per_request = covariates if scope is Scope.EVERY else None
     look = np.zeros(len(week), dtype=np.int64)
     halves = contrast(
         moments(units, week.unit, look, numerator, denominator, 1, 2, per_request), 0, 1, is_share=metric.is_share
     )
     if not halves.plain_variance[0] > 0:
-        raise InputError(
-            f"too few {week.unit_kind}s in the latest week to know how much `{metric.name}` varies; give more logs, or "
-            "another --unit"
-        )
-    # The label rate is that of settled requests; the units are all of the week's, settled or not.
-    share_settled = len(np.unique(week.unit[settled])) / n_units
-    used = n_units * share_settled
-    per_unit = float(halves.plain_variance[0]) * used / 4
-    return (
-        float(np.nansum(numerator[~np.isnan(denominator)]) / np.nansum(denominator)),
-        known,
-        per_unit,
-        max(0.0, halves.variance_saved),
+        return None
+    # Units that came too late to settle are not to be counted as if they had no outcome.
+    n_settled = len(np.unique(week.unit[settled]))
+    return _Spread(
+        value=float(numerator[used].sum() / denominator[used].sum()),
+        known=float(used[settled].mean()),
+        per_unit=float(halves.plain_variance[0]) * n_settled / 4,
+        saved=max(0.0, halves.variance_saved),
     )
 
 
-def _first_day(enough: np.ndarray, wait: int) -> int | None:
+def _first_day(enough: Bools, wait: int) -> int | None:
     found = np.flatnonzero(enough)
     return int(_DAYS[found[0]]) + wait if len(found) else None

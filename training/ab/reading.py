@@ -47,7 +47,7 @@ class Difference:
     variance_saved: float | None
     """By the covariates: 0.3 is what 43 % more traffic would have done."""
     shown_since: int | None
-    """Day, counted from 1, since which the interval has excluded zero; None if it does not."""
+    """Day, counted from 1, since which the interval has excluded zero; None if it does not, or at a fixed horizon."""
     path: tuple[Range, ...]
     """The difference after each day."""
 
@@ -206,7 +206,7 @@ def _difference(metric: Metric, found: Contrast, relative: Contrast, alpha: floa
         relative=_range(relative.estimate[-1], relative_width[-1]),
         alpha=alpha,
         variance_saved=_known(found.variance_saved),
-        shown_since=since + 1 if excluded[-1] else None,
+        shown_since=since + 1 if excluded[-1] and not fixed else None,
         path=path,
     )
 
@@ -228,7 +228,7 @@ def days_to_see(effect: float, found: Contrast, alpha: float) -> float | None:
     if not variance > 0 or not effect > 0:
         return None
     days = len(found.variance) - found.begun
-    ahead = np.geomspace(1, 1000, 200)
+    ahead = np.geomspace(1, 1000, 1000)
     now = progress(found.variance, found.begun)[-1]
     enough = np.flatnonzero(half_width(variance / ahead, now * ahead, alpha) <= effect)
     return float((ahead[enough[0]] - 1) * days) if len(enough) else float("inf")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.ab.metrics import METRICS, Kind, Metric
-from training.ab.planning import POWER, Plan
+from training.ab.planning import POWER, SHOWN_DAYS, Plan
 from training.ab.reading import ArmFigures, Challenger, Difference, Range, Reading
 from training.report import table
 
@@ -91,10 +91,11 @@ def standing(one: Difference) -> str:
     """Better, worse, or not told apart."""
     if one.difference.low is None or one.difference.high is None:
         return "too little is known"
-    if one.shown_since is None:
+    if one.difference.low <= 0 <= one.difference.high:
         return "not told apart"
     better = (one.difference.low > 0) == (METRICS[one.metric].better > 0)
-    return f"{'better' if better else 'worse'} since day {one.shown_since}"
+    since = f" since day {one.shown_since}" if one.shown_since else ""
+    return f"{'better' if better else 'worse'}{since}"
 
 
 def segment_rows(challenger: Challenger) -> list[tuple[str, ...]]:
@@ -192,7 +193,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _detectable_rows(plan: Plan) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("", "now", "known of", "saved by covariates", *(f"{day} days" for day in plan.detectable[0].by_days))
+        ("", "now", "known of", "saved by covariates", *(f"{day} days" for day in SHOWN_DAYS))
     ]
     for seen in plan.detectable:
         metric = METRICS[seen.metric]
@@ -202,11 +203,13 @@ def _detectable_rows(plan: Plan) -> list[tuple[str, ...]]:
                 _plain(metric, seen.value),
                 f"{seen.known:.0%}",
                 f"{seen.variance_saved:.0%}",
-                *(_least(metric, seen.value, size) for size in seen.by_days.values()),
+                *(_least(metric, seen.value, seen.by_days.get(day)) for day in SHOWN_DAYS),
             )
         )
     return rows
 
 
-def _least(metric: Metric, value: float, size: float) -> str:
+def _least(metric: Metric, value: float, size: float | None) -> str:
+    if size is None:
+        return "no outcomes yet"
     return f"{100 * size:.2f} points" if metric.is_share else f"{size / value:.1%}"
