@@ -99,21 +99,20 @@ def judge(
         )
     if never_seen:
         return Verdict(Action.CANNOT_TELL, False, "; ".join(f"{name}: {why}" for name, why in never_seen.items()))
-    open_ = [m for m in unsafe or goals if not m.is_better]
-    waits = [m.days_to_margin for m in open_]
-    known = [wait for wait in waits if wait is not None]
-    names = _and([m.words for m in open_])
-    if len(known) < len(waits):
-        return Verdict(Action.KEEP_RUNNING, False, f"too few units yet to say anything of {names}")
-    if max(known) > FARTHEST_DAYS:
+    so_far = f"better in {_and(better)} so far" if better else "nothing shown so far"
+    waiting = unsafe or goals
+    names = _and([m.words for m in waiting])
+    days = [m.days_to_margin for m in waiting if m.days_to_margin is not None]
+    if len(days) < len(waiting):
+        return Verdict(Action.KEEP_RUNNING, False, f"{so_far}; too few units yet to say anything of {names}")
+    if max(days) > FARTHEST_DAYS:
+        remedy = "give the challenger a larger share, widen the margin, or stop"
+        wait = "years" if max(days) > 1000 else f"{max(days):,.0f} more days"
         return Verdict(
-            Action.CANNOT_TELL,
-            False,
-            f"at this traffic a difference of the margin in {names} would take {max(known):,.0f} more days to see: "
-            "give the challenger a larger share, widen the margin, or stop",
+            Action.CANNOT_TELL, False, f"{so_far}; to tell {names} to the margin would take {wait}: {remedy}"
         )
-    wait = "within a day" if max(known) < 1 else f"in about {max(known):,.0f} more days"
-    return Verdict(Action.KEEP_RUNNING, False, f"nothing shown yet; {names} can be told to the margin {wait}")
+    wait = "within a day" if max(days) < 1 else f"in about {max(days):,.0f} more days"
+    return Verdict(Action.KEEP_RUNNING, False, f"{so_far}; {names} can be told to the margin {wait}")
 
 
 def _and(words: Sequence[str]) -> str:
