@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from router_ml.cli import main
+from router_ml.router import Router
 from training.ab.health import Finding, Weight
 from training.ab.metrics import COST, SUCCESS
 from training.ab.planning import Effect, plan_test
+from training.ab.predictor import predictor_of
 from training.ab.reading import Reading, read_test
 from training.ab.requests import UnitKind, read_requests
 from training.ab.trial import ReadSettings, Scope, Share
@@ -480,3 +482,33 @@ def test_requests_without_a_session_are_units_of_their_own(tmp_path: Path) -> No
     assert requests.unit_kind is UnitKind.SESSION
     alone = requests.unit[np.isin(data["session_id"], [None])]
     assert len(np.unique(alone)) == len(alone)
+
+
+# -- predictions of a version --------------------------------------------------------------------
+
+
+def test_predictions_are_one_versions_own_whatever_the_arm(tiny_bundle: Path, tmp_path: Path) -> None:
+    data = take(columns(44), np.arange(50))
+    router = Router.load(tiny_bundle)
+    requests = read_requests([write(tmp_path / "logs.parquet", data)], predictor=predictor_of(router))
+    by_time = take(data, np.argsort(data["timestamp"], kind="stable"))
+    for i in (0, 7, 30):
+        decision = router.route(str(by_time["prompt"][i]), segment=str(by_time["segment"][i]))
+        chosen = next(one for one in decision.candidates if one.offer == decision.offer)
+        assert requests.predicted[i] == pytest.approx([chosen.p_success, chosen.cost_usd], rel=1e-4)
+
+
+def test_a_bundle_given_for_predictions_is_used(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "logs.parquet", columns(45, days=3))
+    assert run("read", str(path), "--model", str(tiny_bundle), "--covariates", "every-request") == 0
+    assert "saved by covariates" in capsys.readouterr().out
+
+
+def test_a_table_without_any_text_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = columns(46)
+    del data["prompt"]
+    path = write(tmp_path / "logs.parquet", data)
+    assert run("read", str(path)) == 0
+    assert f"{len(data['arm']):,} requests" in capsys.readouterr().out

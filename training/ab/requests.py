@@ -107,7 +107,7 @@ def read_requests(
     `unit`: what was assigned; None: sessions where the table has them, otherwise requests. A row without a session
     or tenant is a unit of its own. InputError names what is missing: timestamps, sessions, tenants.
     """
-    read = read_outcomes(paths, prompt_column=prompt_column, rejects=rejects)
+    read = read_outcomes(paths, prompt_column=prompt_column, rejects=rejects, needs_prompt=False)
     table = pa.Table.from_batches(_slimmed(read.batches(), predictor))
     left_out = {f"rejected as not valid ({reason})": n for reason, n in read.report.rejected_by_reason().items()}
     table = _in_time(table, since, until, left_out)
