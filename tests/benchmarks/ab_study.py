@@ -3,7 +3,7 @@
 Simulates tests whose truth is known (`training/synthetic/experiment.py`: sessions of heavy tail that last for
 days, outcomes that come late for some requests only) and prints, as tables of docs/ab.md: wrong verdicts of tests of
 two equal arms, looked at every day; coverage; power and time to decision with and without covariates; how soon a
-broken split is found; after how many requests a harmful challenger is stopped. 11 minutes on 2 cores.
+broken split is found; after how many requests a harmful challenger is stopped. Some ten minutes of processor time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ import numpy as np
 from scipy.stats import norm
 
 from training.ab.contrast import Contrast, contrast
+from training.ab.health import Weight
 from training.ab.metrics import COST, FAILED, SUCCESS, Metric
 from training.ab.moments import FOLDS, Units, moments
+from training.ab.reading import read_test
+from training.ab.requests import DAY_US, Requests, UnitKind
 from training.ab.sequence import TUNED_DAYS, half_width, progress
 from training.ab.split_test import split_evidence
-from training.ab.trial import ReadSettings
+from training.ab.trial import ReadSettings, Share
 from training.ab.verdict import Action, Judged, judge
 from training.report import table
 from training.synthetic.experiment import MEAN_COST_USD, Experiment, ExperimentSettings, draw_experiment
@@ -34,6 +37,7 @@ ALPHA = 0.05
 LEVEL = ALPHA / len(ReadSettings().deciding)
 SETTLE_DAYS = 2
 """What `settled_after` finds for these delays."""
+PARTS = ("equal", "coverage", "power", "guardrail", "whole", "split")
 MODES = ("without", "first request", "every request")
 AA = ExperimentSettings(days=30, sessions_per_day=200, label_rate=0.5, delayed=True)
 
@@ -147,6 +151,50 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+# -- the whole reading ---------------------------------------------------------------------------
+
+
+def requests_of(e: Experiment, settings: ExperimentSettings) -> Requests:
+    """The test as `read_requests` gives it, at its end."""
+    order = np.argsort(e.time, kind="stable")
+    n = len(order)
+    _, first, inverse = np.unique(e.session[order], return_index=True, return_inverse=True)
+    none, zero, unknown = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.int64), np.full(n, np.nan)
+    known = e.known[order] < settings.days
+    return Requests(
+        arms=("champion", "challenger"),
+        segments=("chat", "coding", "legal"),
+        versions=(),
+        unit_kind=UnitKind.SESSION,
+        time_us=(e.time[order] * DAY_US).astype(np.int64),
+        arm=e.arm[e.session[order]],
+        unit=np.argsort(np.argsort(first))[inverse],
+        segment=e.session[order] % 3,
+        version=zero - 1,
+        success=np.where(known, e.success[order], np.nan),
+        cost_usd=e.cost_usd[order],
+        latency_ms=unknown,
+        input_tokens=unknown,
+        cached_input_tokens=unknown,
+        failed=none,
+        fell_back=none,
+        hit_limit=none,
+        predicted=e.predicted[order],
+        rows_left_out={},
+    )
+
+
+def whole(seed: int, settings: ExperimentSettings) -> tuple[str, tuple[str, ...]]:
+    """What `read_test` advises after the last day, and the findings that are more than notes."""
+    e = draw_experiment(np.random.default_rng(seed), settings)
+    shares = (Share("challenger", settings.share),)
+    found = read_test(requests_of(e, settings), ReadSettings(control="champion", shares=shares))
+    [challenger] = found.challengers
+    harm = " for harm" if challenger.verdict.is_harm else ""
+    kinds = tuple(finding.kind for finding in found.findings if finding.weight is not Weight.NOTES)
+    return f"{challenger.verdict.action}{harm}", kinds
+
+
 # -- coverage ------------------------------------------------------------------------------------
 
 
@@ -212,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tests", type=int, default=2000, help="of equal arms; others in proportion")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     begun = time.perf_counter()
     with ProcessPoolExecutor(args.jobs) as pool:
@@ -219,11 +268,18 @@ def main() -> None:
         def over(run: Callable[[int], object], n: int) -> Iterable[object]:
             return pool.map(run, range(n), chunksize=max(1, n // (8 * args.jobs)))
 
-        print_equal_arms(over, args.tests)
-        print_coverage(over, args.tests)
-        print_power(over, max(2, args.tests // 10))
-        print_guardrail(over, max(2, args.tests // 5))
-    print_split(args.tests)
+        if "equal" in args.parts:
+            print_equal_arms(over, args.tests)
+        if "coverage" in args.parts:
+            print_coverage(over, args.tests)
+        if "power" in args.parts:
+            print_power(over, max(2, args.tests // 10))
+        if "guardrail" in args.parts:
+            print_guardrail(over, max(2, args.tests // 5))
+        if "whole" in args.parts:
+            print_whole(over, max(2, args.tests // 10))
+    if "split" in args.parts:
+        print_split(args.tests)
     print(f"\n{time.perf_counter() - begun:.0f} s with {args.jobs} processes")
 
 
@@ -271,7 +327,7 @@ def print_coverage(over: Over, n: int) -> None:
 
 
 def print_power(over: Over, n: int) -> None:
-    base = ExperimentSettings(days=30, sessions_per_day=8000)
+    base = ExperimentSettings(days=30, sessions_per_day=4000)
     e = draw_experiment(np.random.default_rng(0), base)
     a_day = len(e.session) / base.days
     print(f"\neffects seen within 30 days at {1 - LEVEL:.2%} (one of three deciding metrics), {n:,} tests each,")
@@ -282,7 +338,7 @@ def print_power(over: Over, n: int) -> None:
     for effect in (0.005, 0.01, 0.02):
         settings = replace(base, success_effect=-effect)
         rows.append((f"success -{100 * effect:g} points", *power(over, settings, SUCCESS, n)))
-    small = replace(base, sessions_per_day=800)
+    small = replace(base, sessions_per_day=400)
     rows.append(("with a tenth of that traffic", *[""] * 5))
     for effect in (0.05, 0.1, 0.2):
         settings = replace(small, cost_effect=-effect)
@@ -303,8 +359,8 @@ def print_guardrail(over: Over, n: int) -> None:
     print(f"\na challenger that fails 5 points more, looked at every hour, margin 1 point, {n:,} tests each:")
     rows: list[Sequence[str]] = [("", "stopped", "requests of both arms: median", "in 95 % of runs within")]
     for words, settings, metric in (
-        ("success 70 %, challenger 50 %", ExperimentSettings(days=5, sessions_per_day=8000), SUCCESS),
-        ("success 70 %, challenger 10 %", ExperimentSettings(days=10, sessions_per_day=8000, share=0.1), SUCCESS),
+        ("success 70 %, challenger 50 %", ExperimentSettings(days=4, sessions_per_day=8000), SUCCESS),
+        ("success 70 %, challenger 10 %", ExperimentSettings(days=8, sessions_per_day=8000, share=0.1), SUCCESS),
         ("errors 1 %, challenger 50 %", ExperimentSettings(days=5, sessions_per_day=2000, base_success=0.99), FAILED),
         ("errors 1 %, challenger 10 %",
          ExperimentSettings(days=10, sessions_per_day=2000, share=0.1, base_success=0.99), FAILED),
@@ -313,6 +369,22 @@ def print_guardrail(over: Over, n: int) -> None:
         stopped = np.array(list(over(run, n)))
         quantile = np.quantile(stopped, [0.5, 0.95], method="higher")
         rows.append((words, f"{np.mean(np.isfinite(stopped)):.1%}", *(f"{q:,.0f}" for q in quantile)))
+    print("\n".join(table(rows)), flush=True)
+
+
+def print_whole(over: Over, n: int) -> None:
+    print(f"\nthe whole reading after the last of 30 days, {n:,} tests each, outcomes late:")
+    rows: list[Sequence[str]] = [("", *Action, "stop for harm", "any finding")]
+    large = replace(AA, sessions_per_day=1000)
+    for words, settings in (
+        ("equal arms", AA),
+        ("equal arms, five times the traffic", large),
+        ("cost -20 %, five times the traffic", replace(large, cost_effect=-0.2)),
+        ("success -5 points, five times the traffic", replace(large, success_effect=-0.05)),
+    ):
+        found = list(over(partial(whole, settings=settings), n))
+        cells = [percent(action == name for action, _ in found) for name in (*Action, "stop for harm")]
+        rows.append((words, *cells, percent(bool(kinds) for _, kinds in found)))
     print("\n".join(table(rows)), flush=True)
 
 

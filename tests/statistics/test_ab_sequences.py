@@ -13,7 +13,6 @@ import pytest
 
 from training.ab.metrics import COST, FAILED
 from training.ab.planning import Effect, plan_test
-from training.ab.requests import Requests, UnitKind
 from training.synthetic.experiment import ExperimentSettings, draw_experiment
 
 
@@ -65,7 +64,7 @@ def test_a_broken_split_is_found_within_a_day_and_a_sound_one_is_not(study: Modu
 
 def test_a_test_as_long_as_planned_sees_the_effect_that_was_planned_for(study: ModuleType) -> None:
     settings = ExperimentSettings(days=7, sessions_per_day=150)
-    requests = as_requests(1, settings)
+    requests = study.requests_of(draw_experiment(np.random.default_rng(1), settings), settings)
     [need] = plan_test(requests, [Effect("cost_per_request", 0.15)], share=0.5).needs
     assert need.days is not None
     changed = replace(settings, days=need.days, cost_effect=-0.15)
@@ -74,31 +73,8 @@ def test_a_test_as_long_as_planned_sees_the_effect_that_was_planned_for(study: M
     assert 0.7 <= seen <= 0.99, (need.days, seen)
 
 
-def as_requests(seed: int, settings: ExperimentSettings) -> Requests:
-    e = draw_experiment(np.random.default_rng(seed), settings)
-    order = np.argsort(e.time, kind="stable")
-    n = len(order)
-    _, first, inverse = np.unique(e.session[order], return_index=True, return_inverse=True)
-    none, zero = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.int64)
-    unknown = np.full(n, np.nan)
-    return Requests(
-        arms=(),
-        segments=(),
-        versions=(),
-        unit_kind=UnitKind.SESSION,
-        time_us=(e.time[order] * 86400e6).astype(np.int64),
-        arm=zero - 1,
-        unit=np.argsort(np.argsort(first))[inverse],
-        segment=zero - 1,
-        version=zero - 1,
-        success=e.success[order],
-        cost_usd=e.cost_usd[order],
-        latency_ms=unknown,
-        input_tokens=unknown,
-        cached_input_tokens=unknown,
-        failed=none,
-        fell_back=none,
-        hit_limit=none,
-        predicted=np.empty((n, 0)),
-        rows_left_out={},
-    )
+def test_a_sound_test_of_equal_arms_is_seldom_distrusted_or_decided(study: ModuleType) -> None:
+    n = 60
+    found = [study.whole(seed, replace(study.AA, days=12)) for seed in range(n)]
+    assert np.mean([bool(kinds) for _, kinds in found]) <= at_most(0.05, n)
+    assert np.mean([action == "promote" or "harm" in action for action, _ in found]) <= at_most(0.05, n)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from router_ml.cli import main
+from router_ml.cli import _parser, main
 from router_ml.router import Router
 from training.ab.health import Finding, Weight
 from training.ab.metrics import COST, SUCCESS
@@ -512,3 +514,11 @@ def test_a_table_without_any_text_can_be_read(tmp_path: Path, capsys: pytest.Cap
     path = write(tmp_path / "logs.parquet", data)
     assert run("read", str(path)) == 0
     assert f"{len(data['arm']):,} requests" in capsys.readouterr().out
+
+
+def test_the_commands_that_the_page_shows_are_ones_that_the_program_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ab.md").read_text()
+    shown = re.findall(r"^router-ml (ab [^#\n]*)", page, re.MULTILINE)
+    assert len(shown) >= 2
+    for command in shown:
+        _parser().parse_args(shlex.split(command))

@@ -132,7 +132,7 @@ def shown(metric: Metric, figure: Range) -> str:
 
 
 def _dollars(usd: float) -> str:
-    return f"{'-' if usd < 0 else '+'}${abs(usd):,.3g}"
+    return f"{'-' if usd < 0 else '+'}${abs(usd):,.3f}"
 
 
 def _plain(metric: Metric, value: float | None) -> str:
