@@ -153,9 +153,9 @@ def _training(module: str) -> Any:
         ) from None
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], None]:
-    """A command of `training.commands`, imported when it runs."""
-    return lambda args: getattr(_training("commands"), name)(args)
+def _command(name: str, module: str = "commands") -> Callable[[argparse.Namespace], None]:
+    """A command of `training.commands` or another module, imported when it runs."""
+    return lambda args: getattr(_training(module), name)(args)
 
 
 # -- options -------------------------------------------------------------------------------------
@@ -178,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_nightly(commands)
     _add_serve(commands)
     _add_route(commands)
+    _add_ab(commands)
     _add_bench(commands)
     return parser
 
@@ -430,6 +431,15 @@ def _add_route(commands: Any) -> None:
         ("--capability", "required capability"),
     ):
         parser.add_argument(flag, action="append", metavar="NAME", help=f"{words}; may be repeated")
+
+
+def _add_ab(commands: Any) -> None:
+    from router_ml.ab_options import add_ab_options
+
+    does = "A/B tests of router versions"
+    parser = commands.add_parser("ab", help=does, description=f"{does}.")
+    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_ab_options(groups, lambda name: _command(name, "ab.commands"), _BUNDLE)
 
 
 def _add_bench(commands: Any) -> None:

@@ -48,7 +48,7 @@ class Header:
         absent = [column for column in self.known if self.source(column) not in self.names]
         return next(iter(difflib.get_close_matches(name, absent, n=1, cutoff=_NEAR)), None)
 
-    def check(self) -> None:
+    def check(self, *, needs_prompt: bool = True) -> None:
         """InputError when a required column is not there; it names what may have been meant."""
         for required in ("model", "success"):
             if required not in self.names:
@@ -61,7 +61,7 @@ class Header:
                 f"{self.path}: no column `{self.prompt_column}`, which was named as the column of the text"
                 f"{self._meant(self.prompt_column)}; found {self._listed()}"
             )
-        if not {self.prompt_column, "messages", "embedding"} & set(self.names):
+        if needs_prompt and not {self.prompt_column, "messages", "embedding"} & set(self.names):
             raise InputError(
                 f"{self.path}: none of the columns `prompt`, `messages` and `embedding`{self._meant('prompt')}; "
                 f"found {self._listed()}. Name the column of the text with --prompt-column, or add embeddings"

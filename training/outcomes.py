@@ -75,15 +75,21 @@ def prompt_id_of(text: str) -> str:
 
 
 def read_outcomes(
-    paths: Sequence[Path], *, prompt_column: str = "prompt", rejects: Path | None = None, now: datetime | None = None
+    paths: Sequence[Path],
+    *,
+    prompt_column: str = "prompt",
+    rejects: Path | None = None,
+    now: datetime | None = None,
+    needs_prompt: bool = True,
 ) -> OutcomeReader:
     """Valid rows of Parquet, JSONL or CSV files and folders of them.
 
     `prompt_column` names the column of the text. Rows that are not valid go to
     the JSONL file `rejects`. Timestamps later than a day after `now` (default:
-    the clock) are not valid. InputError: a file or folder that is not there.
+    the clock) are not valid, nor are rows without text or embedding, unless
+    `needs_prompt` is False. InputError: a file or folder that is not there.
     """
-    return OutcomeReader(find_sources(paths), prompt_column, rejects, now or datetime.now(UTC))
+    return OutcomeReader(find_sources(paths), prompt_column, rejects, now or datetime.now(UTC), needs_prompt)
 
 
 def write_outcomes(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
@@ -109,11 +115,19 @@ class OutcomeReader:
     - Times without a zone are UTC.
     """
 
-    def __init__(self, sources: Sequence[Path], prompt_column: str, rejects: Path | None, now: datetime) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Path],
+        prompt_column: str,
+        rejects: Path | None,
+        now: datetime,
+        needs_prompt: bool,
+    ) -> None:
         self._sources = sources
         self._prompt_column = prompt_column
         self._rejects = RejectsFile(rejects)
         self._now = now
+        self._needs_prompt = needs_prompt
         self._tally = Tally()
         self._seen = SeenKeys()
         self._embedding_size = 0
@@ -146,7 +160,7 @@ class OutcomeReader:
         for raw in read_source(path, wanted_columns(OUTCOME_SCHEMA.names, self._prompt_column)):
             header = Header(path, raw.names, tuple(OUTCOME_SCHEMA.names), self._prompt_column)
             if raw.names and not checked:
-                header.check()
+                header.check(needs_prompt=self._needs_prompt)
                 checked = True
             self._tally.note_columns(header)
             batch = self._take(raw, header, mark)
@@ -173,7 +187,7 @@ class OutcomeReader:
         findings = Findings(len(raw.rows))
         for field in OUTCOME_SCHEMA:
             findings.mark(columns[field.name].unreadable, RejectReason.UNREADABLE_VALUE, field.name, expected(field))
-        check_rows(columns, findings, now=self._now)
+        check_rows(columns, findings, now=self._now, needs_prompt=self._needs_prompt)
         self._check_embedding(columns["embedding"], findings)
         side_lengths = embedding_lengths(columns["side_features"])
         expected_side = f"{len(SIDE_FEATURES)} numbers, as a journal without text holds them"
@@ -249,8 +263,10 @@ def _with_prompt_ids(kept: Mapping[str, pa.Array]) -> pa.Array:
         text = kept["prompt"][i].as_py()
         if text is None and kept["messages"][i].is_valid:
             text = messages_text(kept["messages"][i].as_py())
-        if text is None:
+        if text is None and kept["embedding"][i].is_valid:
             text = kept["embedding"][i].values.to_numpy().astype("<f4").tobytes().hex()
+        if text is None:  # nothing tells prompts without text apart
+            text = kept["request_id"][i].as_py()
         ids[i] = made.get(text) or made.setdefault(text, prompt_id_of(text))
     return pa.array(ids, pa.string())
 

@@ -141,7 +141,9 @@ def set_title(axes: Axes, title: str, subtitle: str) -> None:
     lines = textwrap.wrap(subtitle, _SUBTITLE_CHARS)
     axes.set_title(title + "\n" * len(lines), loc="left", fontsize=12, parse_math=False)
     if lines:
-        axes.text(0, 1.015, "\n".join(lines), transform=axes.transAxes, fontsize=9, color=GREY, va="bottom", parse_math=False)
+        axes.text(
+            0, 1.015, "\n".join(lines), transform=axes.transAxes, fontsize=9, color=GREY, va="bottom", parse_math=False
+        )
 
 
 def _draw_curve(axes: Axes, curve: Curve, points: SweepPoints, **style: Any) -> None:

@@ -90,14 +90,15 @@ class Findings:
         return [(int(i), self._faults[self._code[i] - 1]) for i in np.flatnonzero(self._code)]
 
 
-def check_rows(columns: Mapping[str, Column], findings: Findings, *, now: datetime) -> None:
+def check_rows(columns: Mapping[str, Column], findings: Findings, *, now: datetime, needs_prompt: bool = True) -> None:
     """Mark rows that miss what is required, or hold a number out of its range.
 
     `columns` holds every column of the table; `now` has a time zone.
     """
     findings.mark(columns["model"].is_null(), RejectReason.NO_MODEL, "model")
     no_text = columns["prompt"].is_null() & columns["messages"].is_null()
-    findings.mark(no_text & columns["embedding"].is_null(), RejectReason.NO_PROMPT, "prompt")
+    if needs_prompt:
+        findings.mark(no_text & columns["embedding"].is_null(), RejectReason.NO_PROMPT, "prompt")
     success = columns["success"].numbers()
     findings.mark((success < 0) | (success > 1), RejectReason.SUCCESS_RANGE, "success")
     propensity = columns["propensity"].numbers()

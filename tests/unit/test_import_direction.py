@@ -76,6 +76,7 @@ STAGES = {"cost", "encoder", "evaluate", "export", "fit", "ingest", "predict", "
 """What does one step of the road; every other module of training is a noun that stages share."""
 
 ORDERERS = {
+    "ab",
     "appraise",
     "benchmark",
     "commands",

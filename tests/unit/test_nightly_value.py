@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,13 @@ def test_cost_is_better_where_it_is_less_and_counts_in_the_value(token_world: Ca
     assert found["value"]["verdict"] == "better"  # six points of success for every tenth of a cent
 
 
-def test_rows_without_a_propensity_tell_nothing(token_world: Callable[..., Any]) -> None:
-    from dataclasses import replace
-
-    world = token_world(partial=True)
+def test_where_no_propensity_is_logged_estimated_ones_serve_and_are_told(token_world: Callable[..., Any]) -> None:
+    world = token_world(n=3000, seed=3, partial=True)
     unknown = np.full(len(world.data.rows), np.nan)
     blind = replace(world, data=replace(world.data, rows=replace(world.data.rows, propensity=unknown)))
     found = compared(blind, WINNING, LOSING)["success"]
-    assert (found["verdict"], found["difference"]) == ("cannot tell", None)
-    assert "0 requests have an outcome and a propensity" in found["reason"]
+    truth = float((world.truth[:, WINNING] - world.truth[:, LOSING]).mean())
+    assert found["low"] - 0.02 <= truth <= found["high"] + 0.02
+    basis = evidence_of(requests_of(blind), np.zeros((3000, 4))).basis
+    assert "100% of the propensities are estimated, and all rests on these estimates" in basis
+    assert "estimated" not in evidence_of(requests_of(world), np.zeros((3000, 4))).basis
