@@ -204,13 +204,13 @@ def _verdict(
         # A difference as large as it looks is found sooner than one that does not matter is ruled out.
         apparent = _POWER * (half / abs(difference.estimate)) ** 2 if difference.estimate else math.inf
         return Verdict.CANNOT_TELL, f"{seen}; {FEWEST_DECIDING} are needed", max(thin, min(wide, apparent))
-    apart = f"the difference is {difference}"
     if difference.excludes_zero:
         better = (difference.estimate > 0) == standard.higher_is_better
-        return (Verdict.BETTER if better else Verdict.WORSE), apart, None
+        return (Verdict.BETTER if better else Verdict.WORSE), "the interval of the difference excludes zero", None
     if half <= standard.margin:
-        return Verdict.NO_DIFFERENT, f"{apart}, within {standard.margin:.3g} of zero", None
-    return Verdict.CANNOT_TELL, f"{apart}, too wide to tell", wide
+        return Verdict.NO_DIFFERENT, "the difference is at most one that would not matter", None
+    words = "the interval of the difference holds zero, and is too wide to rule out a difference that matters"
+    return Verdict.CANNOT_TELL, words, wide
 
 
 def _logged(rows: LoggedRows) -> Contribution:
