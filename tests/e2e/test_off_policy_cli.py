@@ -98,8 +98,17 @@ def test_a_person_reads_estimates_verdicts_and_what_they_rest_on(world: World, e
     text = evaluated(world.rows)
     assert f"off-policy, judged on {N:,} logged requests in {N // 2} independent groups" in text
     assert "$ per 1,000 successes" in text
-    assert "success: better, since the difference is" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("  success "))
+    assert line.endswith("better")
+    (line,) = (line for line in text.splitlines() if line.startswith("  it decides otherwise than as logged on"))
+    assert "largest weight" in line and "without support; least overlap in segment chat" in line
     assert "rests on: logged propensities" in text
+
+
+def test_too_few_requests_say_so_and_what_would_settle_it(world: World, evaluated: Callable[..., str]) -> None:
+    text = evaluated(world.rows[:80])
+    assert "success: cannot tell, since" in text
+    assert "more requests like these would settle it" in text
 
 
 def test_unreported_outcomes_are_told_and_weighted(world: World, evaluated: Callable[..., str]) -> None:

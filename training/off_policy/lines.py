@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from training.intervals import Interval
+from training.off_policy.compare import Verdict
 from training.off_policy.policy_report import OffPolicyFigure, OffPolicyReport
 from training.text_table import table
 
@@ -30,7 +31,11 @@ def off_policy_lines(report: OffPolicyReport) -> list[str]:
             rows.append((name, *intervals, f"{figure.effective_sample_size:,.0f}", str(figure.verdict)))
     longest = max(len(row[-1]) for row in rows)
     lines = [f"{head}:", *table([(*row[:-1], row[-1].ljust(longest)) for row in rows])]
-    lines += [f"  {name}: {figure.verdict}, since {_why(figure)}" for name, figure in figures.items() if figure]
+    lines += [
+        f"  {name}: {figure.verdict}, since {_why(figure)}"
+        for name, figure in figures.items()
+        if figure and figure.verdict in (Verdict.CANNOT_TELL, Verdict.NO_DIFFERENT)
+    ]
     worst = min(overlap.by_segment, key=lambda name: overlap.by_segment[name].effective_sample_size)
     thin = overlap.by_segment[worst]
     lines.append(
