@@ -17,7 +17,7 @@ COMMANDS = sorted(set(_SHOWN.findall(README)))
 
 
 def test_it_stays_short() -> None:
-    assert len(README.splitlines()) <= 200
+    assert len(README.splitlines()) <= 220
 
 
 @pytest.mark.parametrize("command", COMMANDS)
