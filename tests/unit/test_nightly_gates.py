@@ -222,6 +222,15 @@ def test_a_gate_says_no_with_its_figure_and_what_to_do(gate: str, changes: dict[
     assert words in gates[gate].words and gates[gate].advice
 
 
+@pytest.mark.parametrize(("difference", "passed"), [(0.02, True), (-0.02, False)])
+def test_where_the_logs_cannot_tell_the_estimate_decides(difference: float, passed: bool) -> None:
+    unsure = {"difference": difference, "low": difference - 0.1, "high": difference + 0.1, "verdict": "cannot tell"}
+    gate = decided(**against("champion", **unsure, reason="too few rows", more_requests=4000))["champion"]
+    assert gate.passed is passed
+    assert ("nothing is shown" in gate.words) is passed
+    assert "4,000 more requests" in gate.advice
+
+
 def test_a_version_that_no_evidence_carries_and_one_that_differs_from_its_graph_are_refused() -> None:
     doubtful = TRAINED | {"verdict": TRAINED["verdict"] | {"deploy": False}}
     assert refusal(list(decided(doubtful).values())) == "evidence for a router"

@@ -121,12 +121,16 @@ def _champion(judged: dict[str, Any]) -> Gate:
         f"success {points(found['success'])} points, cost per 1,000 requests {_dollars(found['cost_usd'])} US dollars"
     )
     advice = f"The champion stays, as the logs speak for it: {value['reason']}"
+    passed = value["verdict"] in (Verdict.BETTER, Verdict.NO_DIFFERENT)
     if value["verdict"] == Verdict.CANNOT_TELL:
+        # Most nights of a small team end here. To keep the champion until the logs can tell would keep it for good, and
+        # a version grows worse by growing old; so where nothing is shown the estimate itself decides.
+        passed = value["difference"] is not None and value["difference"] >= 0
+        words += "; nothing is shown, and the estimate is not below the champion's" if passed else ""
         more = value["more_requests"]
         settles = "More exploration (serve --explore)" if more is None else f"About {more:,} more requests, or more"
         settles += " settles it" if more is None else " exploration (serve --explore), would settle it"
         advice = f"The logs cannot tell: {value['reason']}. {settles}"
-    passed = value["verdict"] in (Verdict.BETTER, Verdict.NO_DIFFERENT)
     return Gate(name, passed, value["difference"], None, words, advice)
 
 
