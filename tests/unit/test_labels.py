@@ -59,6 +59,13 @@ def test_rows_younger_than_the_slower_kind_of_report_takes_are_left_out() -> Non
     assert "younger than 20.0 hours" in notes[0] and "were left out" in notes[0]
 
 
+def test_a_slow_kind_of_report_is_waited_for_however_rare() -> None:
+    kinds = [(i / 10, float(i % 33 == 0), 20.0 if i % 33 == 0 else 1.0) for i in range(4000)]
+    rows = [row(time, success if time + delay <= 400 else None, delay) for time, success, delay in kinds]
+    mature = watched(rows)[1]
+    assert mature[:3500].all() and not mature[-150:].any()
+
+
 def test_a_declared_delay_goes_before_what_the_report_times_tell() -> None:
     assert watched(late(), LabelSettings(delay_hours=100))[1].sum() == pytest.approx(3000, abs=12)
     assert watched(late(), LabelSettings(delay_hours=0))[1].all()
