@@ -33,7 +33,7 @@ from training.pipeline import Trained, TrainSettings
 from training.pipeline import train as run_train
 from training.plots import calibration_figure, cost_quality_figure, save_figure
 from training.predict import predict as run_predict
-from training.registry import CHALLENGER, CHAMPION, RegistrySettings, TrainingRecord, has_champion, log_training_run
+from training.registry import CHALLENGER, CHAMPION, RegistrySettings, TrainingRecord, champion_number, log_training_run
 from training.registry import register as register_version
 from training.report import evaluation_lines, training_dict, training_lines
 from training.sources import REJECTS_SUFFIX
@@ -125,7 +125,7 @@ def register(trained: Trained, judgement: Judgement, settings: RegistrySettings,
 
     `alias` None: champion for the first version, challenger for a later one; "none": no alias.
     """
-    alias = alias or (CHALLENGER if has_champion(settings) else CHAMPION)
+    alias = alias or (CHAMPION if champion_number(settings) is None else CHALLENGER)
     chosen = None if alias == "none" else alias
     manifest = trained.manifest
     with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:

@@ -230,15 +230,6 @@ def set_alias(alias: str, version: int, settings: RegistrySettings = DEFAULT_SET
         client.set_registered_model_alias(settings.model_name, alias, str(version))
 
 
-def has_champion(settings: RegistrySettings = DEFAULT_SETTINGS) -> bool:
-    """Whether a version of the registered model is the champion."""
-    try:
-        look_up(f"models:/{settings.model_name}@{CHAMPION}", settings)
-    except InputError:
-        return False
-    return True
-
-
 def is_reference(text: str) -> bool:
     """Whether `text` names a registered version rather than a folder."""
     return text.startswith("models:/")

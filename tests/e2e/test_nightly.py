@@ -40,7 +40,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow needs seconds to make a database."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     database.touch()
-    registry.has_champion(registry.RegistrySettings(tracking_uri=f"sqlite:///{database}"))
+    registry.champion_number(registry.RegistrySettings(tracking_uri=f"sqlite:///{database}"))
     return database
 
 
