@@ -151,6 +151,8 @@ class Labels:
         delay = self._settings.delay_hours
         delay_us = _delay(time, reported, success, latest) if delay is None else delay * _HOUR_US
         young = (time >= 0) & (time > latest - delay_us) if delay_us else np.zeros(len(time), dtype=bool)
+        if delay is None and young.any() and _none_missing(success, young):
+            young[:] = False
         if young.any():
             how = "as declared" if delay is not None else f"as {_REPORTED:.0%} of the slower kind were"
             notes.append(
@@ -181,6 +183,12 @@ class Labels:
             "complaints are reported, which would teach that every model fails. If silence means success, say "
             f"--unreported {option}success; if the known rows are a fair sample, --unreported {option}unknown"
         )
+
+
+def _none_missing(success: Float64Array, young: NDArray[np.bool_]) -> bool:
+    """Whether outcomes are known of no smaller share of the young rows than of the others."""
+    known = ~np.isnan(success)
+    return bool(known[young].mean() >= (known[~young].mean() if not young.all() else 1.0))
 
 
 def _one_sided(count: _Count) -> bool:

@@ -66,6 +66,12 @@ def test_a_slow_kind_of_report_is_waited_for_however_rare() -> None:
     assert mature[:3500].all() and not mature[-150:].any()
 
 
+def test_young_rows_of_which_none_is_missing_stay() -> None:
+    rows = [row(hour / 100, float(hour % 2), 3.0) for hour in range(400)]  # as of a journal that was read afterwards
+    _, mature, notes = watched(rows)
+    assert mature.all() and notes == []
+
+
 def test_a_declared_delay_goes_before_what_the_report_times_tell() -> None:
     assert watched(late(), LabelSettings(delay_hours=100))[1].sum() == pytest.approx(3000, abs=12)
     assert watched(late(), LabelSettings(delay_hours=0))[1].all()
