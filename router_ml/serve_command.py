@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import subprocess
 import sys
 import threading
@@ -132,7 +133,7 @@ def _keep_following(reference: str, folder: Path) -> None:
     """The follower is a process of its own, since MLflow is large and slow; it ends with this one."""
     pause = threading.Event()
     while True:
-        subprocess.run(_follower(reference, folder))
+        subprocess.run([*_follower(reference, folder), "--parent", str(os.getpid())])
         pause.wait(_AGAIN_SECONDS)
 
 

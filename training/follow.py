@@ -39,9 +39,9 @@ def pull(reference: str, folder: Path, seen: str | None) -> str:
     return name
 
 
-def follow(reference: str, folder: Path, every_s: float) -> None:
-    """Look every `every_s` seconds until the parent process is gone."""
-    parent, seen, trouble = os.getppid(), None, None
+def follow(reference: str, folder: Path, every_s: float, parent: int) -> None:
+    """Look every `every_s` seconds until `parent` is not this process's parent any more."""
+    seen, trouble = None, None
     while os.getppid() == parent:
         try:
             seen = pull(reference, folder, seen)
@@ -62,10 +62,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--once", action="store_true")
+    # Told, since it may be gone before this process can ask who it was.
+    parser.add_argument("--parent", type=int, default=os.getppid(), metavar="PID")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not args.once:
-        follow(args.reference, args.folder, args.every)
+        follow(args.reference, args.folder, args.every, args.parent)
         return 0
     try:
         pull(args.reference, args.folder, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +44,10 @@ def test_it_takes_what_the_alias_names_and_goes_on_without_mlflow(
     # Nothing of MLflow is there, and what was pulled is served again.
     with workers.serving(*options, **environment) as (process, address), RouterClient(address, timeout_s=9) as client:
         assert client.route("bab xrob").version == "v2"
+
+
+def test_a_follower_whose_parent_was_gone_before_it_began_ends(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(30)
+    follower = [sys.executable, "-m", "training.follow", "models:/router@champion", str(tmp_path)]
+    subprocess.run([*follower, "--parent", str(gone.pid)], check=True, timeout=60)
