@@ -204,8 +204,11 @@ def test_three_weeks_of_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     routed = [day for day in days if day.regret is not None]
     regrets = {day.part.day: day.regret for day in routed}
-    first, last = (np.mean([regrets[k] for k in span]) for span in (range(DRIFT_DAY, DRIFT_DAY + 3), range(18, DAYS)))
-    assert last < first, regrets
+    # The new model is better for many prompts, so regret leaps on its day and falls as the nights learn of it.
+    came, last = (
+        np.mean([regrets[k] for k in span]) for span in ((NEW_MODEL_DAY, NEW_MODEL_DAY + 1), (DAYS - 2, DAYS - 1))
+    )
+    assert last < came - 0.02, regrets
     assert new_model in next(day.night for day in reversed(days) if day.night).data["traffic"]["new"]
 
     accepted = [day for day in days if day.night is not None and day.night.accepted]
