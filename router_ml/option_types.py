@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from datetime import date
+from math import inf
 from typing import TypeVar
 
 _Number = TypeVar("_Number", int, float)
@@ -12,23 +14,17 @@ _Number = TypeVar("_Number", int, float)
 
 def share(text: str) -> float:
     """Above 0, up to 1."""
-    value = _number(text, float)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1], found {text}")
-    return value
+    return _number(text, float, lambda value: 0 < value <= 1, "lie in (0, 1]")
 
 
 def confidence(text: str) -> float:
     """Between 0 and 1, both excluded."""
-    value = _number(text, float)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, both excluded, found {text}")
-    return value
+    return _number(text, float, lambda value: 0 < value < 1, "lie between 0 and 1, both excluded")
 
 
 def proportion(text: str) -> float:
     """Between 0 and 1, both excluded; also as a percentage."""
-    value = _number(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
+    value = _parsed(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must be a share such as 0.05 or 5%, above 0 and below 1, found {text!r}")
     return value
@@ -36,66 +32,37 @@ def proportion(text: str) -> float:
 
 def multiple(text: str) -> float:
     """1 or more, and finite."""
-    value = _number(text, float)
-    if not 1 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be 1 or more, and finite, found {text!r}")
-    return value
+    return _number(text, float, lambda value: 1 <= value < inf, "be 1 or more, and finite")
 
 
 def dollars(text: str) -> float:
     """US dollars, 0 or more."""
-    value = _number(text, float)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of US dollars, 0 or more, found {text}")
-    return value
+    return _number(text, float, lambda value: 0 <= value < inf, "be a number of US dollars, 0 or more")
 
 
 def seconds(text: str) -> float:
     """Above 0."""
-    value = _number(text, float)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, found {text}")
-    return value
+    return _number(text, float, lambda value: 0 < value < inf, "be a number of seconds above 0")
 
 
 def hours(text: str) -> float:
     """0 or more."""
-    value = _number(text, float)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of hours, 0 or more, found {text}")
-    return value
+    return _number(text, float, lambda value: 0 <= value < inf, "be a number of hours, 0 or more")
 
 
 def positive_int(text: str) -> int:
     """1 or more."""
-    value = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, found {text}")
-    return value
-
-
-def _number(text: str, kind: type[_Number]) -> _Number:
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {what}, found {text!r}") from None
+    return _number(text, int, lambda value: value >= 1, "be 1 or more")
 
 
 def ratio(text: str) -> float:
     """0 to 1, both included."""
-    value = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], found {text}")
-    return value
+    return _number(text, float, lambda value: 0 <= value <= 1, "lie in [0, 1]")
 
 
 def positive(text: str) -> float:
     """Above 0 and finite."""
-    value = _number(text, float)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, found {text}")
-    return value
+    return _number(text, float, lambda value: 0 < value < inf, "be above 0")
 
 
 def day(text: str) -> str:
@@ -116,3 +83,18 @@ def workers(text: str) -> int:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"expected a whole number above 0, or auto; found {text!r}")
+
+
+def _number(text: str, kind: type[_Number], fits: Callable[[_Number], bool], expected: str) -> _Number:
+    value = _parsed(text, kind)
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must {expected}, found {text}")
+    return value
+
+
+def _parsed(text: str, kind: type[_Number]) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {what}, found {text!r}") from None
