@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from training.ab.contrast import Contrast, contrast
-from training.ab.metrics import CACHED, COST, MISSING, SUCCESS
+from training.ab.metrics import CACHED, COST, MISSING, SUCCESS, Metric
 from training.ab.moments import Moments
 from training.ab.sequence import half_width, progress
 from training.ab.split_test import constancy_evidence, split_evidence
@@ -162,8 +162,8 @@ def _traffic(trial: Trial, arm: int) -> list[Finding]:
 
 
 def _missing(trial: Trial, arm: int) -> list[Finding]:
-    gap = contrast(trial.moments(MISSING, arm, adjusted=False), 0, 1, is_share=True)
-    if not _excludes_zero(gap, ALPHA / len(trial.challengers)):
+    gap = _share_gap(trial, MISSING, arm)
+    if gap is None:
         return []
     words = (
         f"outcomes are missing for {gap.mean[-1]:.1%} of the requests of {trial.arms[arm]} and "
@@ -173,9 +173,15 @@ def _missing(trial: Trial, arm: int) -> list[Finding]:
     return [Finding("missing outcomes", Weight.WITHHOLDS, words)]
 
 
+def _share_gap(trial: Trial, metric: Metric, arm: int) -> Contrast | None:
+    """The difference in a share from the control; None where it may be noise."""
+    gap = contrast(trial.moments(metric, arm, adjusted=False), 0, 1, is_share=True)
+    return gap if _excludes_zero(gap, ALPHA / len(trial.challengers)) else None
+
+
 def _caches(trial: Trial, arm: int) -> list[Finding]:
-    gap = contrast(trial.moments(CACHED, arm, adjusted=False), 0, 1, is_share=True)
-    if not _excludes_zero(gap, ALPHA / len(trial.challengers)):
+    gap = _share_gap(trial, CACHED, arm)
+    if gap is None:
         return []
     words = (
         f"of the input tokens of {trial.arms[arm]} {gap.mean[-1]:.1%} came from a prompt cache, of "
