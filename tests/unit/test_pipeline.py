@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from router_ml import bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import InputError
-from training.appraise import EvaluateSettings, appraise
+from training.appraise import Appraisal, EvaluateSettings, appraise
 from training.fit import FitSettings
 from training.labels import LabelSettings
 from training.linear import LinearSettings
@@ -36,6 +37,14 @@ FIT = FitSettings(linear=LinearSettings(scale=0.7, own_scale=1.0), trees=TreeSet
 START = datetime(2026, 10, 1, tzinfo=UTC)
 
 Rows = list[dict[str, Any]]
+
+
+def appraised(found: Trained, folder: Path) -> Appraisal:
+    """The version, judged on the logs it was trained on, by the rows that it held out."""
+    found.write(folder / "bundle")
+    opened = bundle.load(folder / "bundle")
+    rejects = folder / "rejects.jsonl"
+    return appraise([folder / "logs.jsonl"], opened, None, EvaluateSettings(), rejects, lambda line: None)
 
 
 def full(n: int = 500, seed: int = 3) -> Rows:
@@ -111,17 +120,7 @@ def test_what_rests_on_estimated_propensities_says_so_in_training_and_in_evaluat
     assert found.promise.reason is not None and "log the propensity of each decision" in found.promise.reason
     assert set(found.promise.willingness) == {None}
     assert found.manifest.verdict["rests_on"] == basis
-    found.write(tmp_path / "bundle")
-    from router_ml import bundle
-
-    appraisal = appraise(
-        [tmp_path / "logs.jsonl"],
-        bundle.load(tmp_path / "bundle"),
-        None,
-        EvaluateSettings(),
-        tmp_path / "rejects.jsonl",
-        lambda line: None,
-    )
+    appraisal = appraised(found, tmp_path)
     assert f"of this version's training: {basis}" in appraisal.judgement.report.notes
 
 
@@ -153,17 +152,7 @@ def test_late_rows_are_held_back_in_training_and_in_evaluation(trained: Callable
     found = trained(rows)
     held = [note for note in found.notes if "younger than 40.0 hours" in note]
     assert held and sum(found.n_rows.values()) == 1000 - 78
-    found.write(tmp_path / "bundle")
-    from router_ml import bundle
-
-    appraisal = appraise(
-        [tmp_path / "logs.jsonl"],
-        bundle.load(tmp_path / "bundle"),
-        None,
-        EvaluateSettings(),
-        tmp_path / "rejects.jsonl",
-        lambda line: None,
-    )
+    appraisal = appraised(found, tmp_path)
     assert held[0] in appraisal.judgement.report.notes
     assert appraisal.judgement.report.n_outcomes == found.n_rows["test"]
 
