@@ -44,7 +44,7 @@ class Appraisal:
     """Which rows, in words."""
 
 
-class GraphText:
+class _GraphText:
     """The bundle's tokenizer; its graph makes the vectors from the ids."""
 
     def __init__(self, tokenizer: Tokenizer, size: int, sha256: str | None) -> None:
@@ -54,6 +54,13 @@ class GraphText:
 
     def encode_ids(self, rows: Sequence[Int64Array]) -> Float32Array:
         return np.zeros((len(rows), self._size), dtype=np.float32)
+
+
+def text_of(opened: Bundle) -> _GraphText | None:
+    """How a bundle reads text, for `build_dataset`; None where it was trained on embeddings alone."""
+    if opened.tokenizer is None:
+        return None
+    return _GraphText(opened.tokenizer, opened.manifest.embedding_size, opened.manifest.encoder.get("sha256"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +86,8 @@ def estimate_logs(
     manifest = opened.manifest
     say("reading the logs")
     table = read_outcomes(logs, prompt_column=settings.prompt_column, rejects=rejects)
-    size, sha256 = manifest.embedding_size, manifest.encoder.get("sha256")
-    text = GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
     labels = Labels(LabelSettings.from_dict(manifest.split.get("labels")))
-    data = build_dataset(labels.watch(table.batches()), text)
+    data = build_dataset(labels.watch(table.batches()), text_of(opened))
     mature, notes = labels.mature()
     data = data.where(mature)
     if strange := [name for name in data.models if name not in manifest.models]:

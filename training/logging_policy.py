@@ -167,6 +167,18 @@ def estimate_propensities(data: Dataset, *, seed: int = 0) -> LoggedPropensities
     return LoggedPropensities(propensity, missing, overlap, basis, ignored, error)
 
 
+def propensities_of_choices(data: Dataset) -> LoggedPropensities:
+    """Of the rows by which a policy is judged: as logged where any row has one, estimated where none has.
+
+    Beside logged ones a row without is an answer that nobody chose, as of a fallback; it stays NaN.
+    """
+    told, ignored = without_certain_answers(data)
+    propensity = told.rows.propensity
+    if np.isnan(propensity).all():
+        return estimate_propensities(data)
+    return LoggedPropensities(propensity, np.zeros(len(propensity), dtype=np.bool_), None, "", ignored)
+
+
 def _with(data: Dataset, propensity: Float64Array) -> Dataset:
     return replace(data, rows=replace(data.rows, propensity=propensity))
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from router_ml.catalog import Catalog
+from router_ml.exploration import choice_probabilities
 from router_ml.operating_points import OperatingPoints
 from router_ml.policy import Policy
 from router_ml.types import Estimates
 from training.dataset import Dataset
 from training.off_policy import Verdict
 from training.off_policy.policy_report import OffPolicyReport, report_policy
-from training.off_policy.policy_rows import NotJudged, PolicyRows, policy_rows, target_probabilities
+from training.off_policy.policy_rows import NotJudged, PolicyRows, policy_rows
 
 POINTS = OperatingPoints((0.9,), (5.0,), (0.8,), 0.9)
 
@@ -88,7 +89,7 @@ def test_models_that_are_not_sold_get_their_mean_logged_cost_and_no_traffic(part
 
 def test_the_policy_that_serves_decides_who_is_judged(partial: Dataset) -> None:
     index, policy, estimates = gathered(partial)
-    target = target_probabilities(policy, estimates)
+    target = choice_probabilities(policy, estimates)
     chosen = policy.column[policy.choose(estimates).chosen]
     assert (target.argmax(axis=1) == chosen).all()
     assert (target.sum(axis=1) == 1).all()
@@ -109,7 +110,7 @@ def test_cost_per_success_is_the_ratio_of_the_two(partial: Dataset) -> None:
 
 def test_a_champion_takes_the_place_of_the_logging_policy(partial: Dataset) -> None:
     index, policy, estimates = gathered(partial)
-    same = target_probabilities(policy, estimates)
+    same = choice_probabilities(policy, estimates)
     report = report_policy(partial, index, policy, estimates, baseline=("champion", same))
     assert isinstance(report, OffPolicyReport)
     assert report.baseline == "champion"

@@ -14,7 +14,7 @@ from router_ml.heads import OUTPUTS, VECTOR, of_graph
 from router_ml.policy import Policy
 from router_ml.router import Router
 from router_ml.types import Estimates, Float32Array, Float64Array
-from training.appraise import GraphText
+from training.appraise import text_of
 from training.dataset import Dataset, build_dataset
 from training.export import chunks
 
@@ -76,10 +76,7 @@ def observe(table: pa.Table, router: Router) -> Observed:
     if not len(table):
         raise InputError("no row to look for drift in; expected outcomes of at least one request")
     manifest, bundle = router.bundle.manifest, router.bundle
-    text = None
-    if bundle.tokenizer:
-        text = GraphText(bundle.tokenizer, manifest.embedding_size, manifest.encoder.get("sha256"))
-    data = build_dataset(table.to_batches(), text)
+    data = build_dataset(table.to_batches(), text_of(bundle))
     column = np.array([_index(manifest.models, name) for name in data.models])[data.rows.model]
     estimates, vector = _estimates(data.keep_segments(manifest.segments), bundle)
     at, judged = np.arange(len(column)), column >= 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -15,11 +14,12 @@ from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
 from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array
-from training.appraise import GraphText
+from training.appraise import text_of
 from training.dataset import Dataset, build_dataset
 from training.export import estimates_of
 from training.labels import LabelSettings
 from training.nightly.rows import rows_between
+from training.off_policy.clusters import session_or_prompt
 
 Models = NDArray[np.int64]
 """[r], index into `Requests.models`; -1: no offer fits."""
@@ -68,7 +68,7 @@ def read_requests(outcomes: Path, from_us: int, new: Bundle, champion: Bundle | 
     known = champion.manifest.models if champion else ()
     models = tuple(dict.fromkeys((*data.models, *new.manifest.models, *known)))
     texts = pc.unique(table["prompt"]).drop_null()[:_TEXTS].to_pylist()
-    return Requests(data, models, _clusters(table, data), tuple(texts))
+    return Requests(data, models, session_or_prompt(data.rows.prompt, data.rows.session), tuple(texts))
 
 
 def open_version(outcomes: Path, from_us: int, opened: Bundle, catalog: Catalog) -> Version:
@@ -98,18 +98,6 @@ def spread(version: Version, values: Float64Array, models: Sequence[str]) -> Flo
     return found
 
 
-def text_of(opened: Bundle) -> GraphText | None:
-    """How a bundle reads text."""
-    size, sha256 = opened.manifest.embedding_size, opened.manifest.encoder.get("sha256")
-    return GraphText(opened.tokenizer, size, sha256) if opened.tokenizer else None
-
-
 def labels_of(opened: Bundle) -> LabelSettings:
     """What the version was told of unreported and late outcomes."""
     return LabelSettings.from_dict(opened.manifest.split.get("labels"))
-
-
-def _clusters(table: pa.Table, data: Dataset) -> NDArray[np.int64]:
-    session = table["session_id"].combine_chunks().dictionary_encode()
-    number = session.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.where(number >= 0, number, len(session.dictionary) + data.rows.prompt)

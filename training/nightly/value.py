@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from router_ml.types import Float64Array
 from training import off_policy
-from training.dataset import Dataset
 from training.intervals import Interval, bootstrap
-from training.logging_policy import estimate_propensities, without_certain_answers
+from training.logging_policy import propensities_of_choices
 from training.nightly.choices import Models, Requests
 from training.off_policy import DEFAULT, LoggedRows, Verdict, clusters_of
 from training.off_policy.compare import Standard
@@ -84,7 +83,8 @@ def evidence_of(requests: Requests, q_cost: Float64Array) -> Evidence:
         basis = f"outcomes of several models on each of {len(at):,} prompts"
         unknown = np.full(len(at), -1)
         return Evidence("direct", basis, at, unknown, np.ones(len(at)), success[prompts], filled, requests.cluster[at])
-    propensity, estimated = propensities(requests.data)
+    found = propensities_of_choices(requests.data)
+    propensity, estimated = found.propensity, found.estimated
     at = np.flatnonzero(~np.isnan(propensity))
     action = requests.action[at]
     # What was reported without a cost is taken at its expected price; what was not reported at all stays unknown.
@@ -95,15 +95,6 @@ def evidence_of(requests: Requests, q_cost: Float64Array) -> Evidence:
     if estimated[at].any():
         basis += f"; {estimated[at].mean():.0%} of the propensities are estimated, and all rests on these estimates"
     return Evidence("doubly robust", basis, at, action, propensity[at], rows.success[at], filled, requests.cluster[at])
-
-
-def propensities(data: Dataset) -> tuple[Float64Array, NDArray[np.bool_]]:
-    """[r], logged where logged, NaN where unknown; and whether each was estimated, as all are where none is logged."""
-    data, _ = without_certain_answers(data)
-    if not np.isnan(data.rows.propensity).all():
-        return data.rows.propensity, np.zeros(len(data.rows), dtype=np.bool_)
-    found = estimate_propensities(data)
-    return found.propensity, found.estimated
 
 
 def compare(

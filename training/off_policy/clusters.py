@@ -22,9 +22,7 @@ def clusters_of(prompt: Ints, session: Ints) -> Ints:
     than a tenth of the rows, [n, 2]: by prompt, and by session, of which the wider interval counts.
     """
     _, prompt = np.unique(prompt, return_inverse=True)
-    # A session of its own for each prompt whose session is not known.
-    own = np.where(session < 0, session.max(initial=0) + 1 + prompt, session)
-    _, own = np.unique(own, return_inverse=True)
+    _, own = np.unique(session_or_prompt(prompt, session), return_inverse=True)
     size = prompt.max(initial=0) + own.max(initial=0) + 2
     edges = (np.ones(len(prompt), dtype=np.int8), (prompt, prompt.max(initial=0) + 1 + own))
     component = connected_components(coo_array(edges, shape=(size, size)), directed=False)[1][prompt]
@@ -32,6 +30,11 @@ def clusters_of(prompt: Ints, session: Ints) -> Ints:
     if np.bincount(cluster).max() <= max(_LARGEST_SHARE * len(cluster), 1):
         return np.asarray(cluster, dtype=np.int64)
     return np.column_stack([prompt, own]).astype(np.int64)
+
+
+def session_or_prompt(prompt: Ints, session: Ints) -> Ints:
+    """[n], a session of its own for each prompt whose `session` is not known (-1)."""
+    return np.where(session < 0, session.max(initial=0) + 1 + prompt, session)
 
 
 def sums_by(cluster: Ints, values: Float64Array) -> Float64Array:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from router_ml.exploration import choice_probabilities
 from router_ml.policy import Policy
 from router_ml.types import Estimates, Float64Array
 from training.dataset import Dataset, Rows
-from training.logging_policy import estimate_propensities, without_certain_answers
+from training.logging_policy import propensities_of_choices
 from training.off_policy.clusters import clusters_of
 from training.off_policy.compare import Standard
 from training.off_policy.logged import LoggedRows
@@ -61,26 +62,19 @@ class PolicyRows:
         return len(self.rows)
 
 
-def target_probabilities(policy: Policy, estimates: Estimates) -> Float64Array:
-    """Probability with which the policy chooses each model, [n, m]; a row of zeros where no offer can serve.
-
-    The server's own policy decides; constraints of single requests are not in the outcome table.
-    """
-    chosen = policy.choose(estimates).chosen
-    return np.asarray(np.eye(len(policy.models))[policy.column[chosen]] * (chosen >= 0)[:, None])
-
-
 def policy_rows(
     data: Dataset, index: NDArray[np.int64], policy: Policy, estimates: Estimates
 ) -> PolicyRows | NotJudged:
     """The rows of `data` that can judge `policy`; `estimates` are of the prompts `index` and saw none of the rows."""
-    found = _propensities(data)
-    if isinstance(found, NotJudged):
-        return found
-    propensity, basis = found
+    found = propensities_of_choices(data)
+    propensity = found.propensity
+    if np.isnan(propensity).all():
+        return NotJudged("the rows are answers of several models to each prompt, and no choices of one")
+    basis = found.basis or "; ".join(filter(None, ("logged propensities", found.ignored)))
     place = np.full(len(data.prompts), -1)
     place[index] = np.arange(len(index))
-    target = target_probabilities(policy, estimates)
+    # The server's own policy decides; constraints of single requests are not in the outcome table.
+    target = choice_probabilities(policy, estimates)
     served = (target.sum(axis=1) > 0)[place[data.rows.prompt]]
     usable = ~np.isnan(propensity) & served
     if usable.sum() < _FEWEST_KNOWN:
@@ -130,20 +124,6 @@ def label_propensity(known: NDArray[np.bool_], model: NDArray[np.int64], segment
         count, seen = np.bincount(place), np.bincount(place, known)
         rate = (seen[place] + _SHRINK * rate) / (count[place] + _SHRINK)
     return np.asarray(rate)
-
-
-def _propensities(data: Dataset) -> tuple[Float64Array, str] | NotJudged:
-    """Propensity [rows], NaN for rows that say nothing, and what it rests on.
-
-    Estimated where no row has one; beside logged ones, a row without is an answer that nobody chose, as of a fallback.
-    """
-    data, ignored = without_certain_answers(data)
-    if not np.isnan(data.rows.propensity).all():
-        return data.rows.propensity, "; ".join(filter(None, ("logged propensities", ignored)))
-    found = estimate_propensities(data)
-    if np.isnan(found.propensity).all():
-        return NotJudged("the rows are answers of several models to each prompt, and no choices of one")
-    return found.propensity, found.basis
 
 
 def _filled(q: Float64Array, action: NDArray[np.int64], reward: Float64Array) -> Float64Array:
