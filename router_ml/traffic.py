@@ -68,6 +68,11 @@ class InForce(NamedTuple):
     shadows: tuple[ShadowTest, ...]
 
 
+def is_name(text: str) -> bool:
+    """Whether a test or an arm may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def in_force(traffic: Traffic, identity: Mapping[str, tuple[str, str]]) -> InForce:
     """`identity` gives version name and bundle hash of each folder that the document names."""
     tests = tuple(

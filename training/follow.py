@@ -1,8 +1,9 @@
-"""Keeps a folder of versions in step with an alias in MLflow; a process of its own, which servers outlive.
+"""Keeps a folder of versions in step with MLflow; a process of its own, which servers outlive.
 
     python -m training.follow models:/router@champion bundles/ [--every 5] [--once]
 
-MLflow down, slow or gone: the folder stays as it is, one warning says so, and the next look comes as usual.
+What an alias names is served; behind the champion also the A/B tests and shadows that run. MLflow down, slow or
+gone: the folder stays as it is, one warning says so, and the next look comes as usual.
 """
 
 from __future__ import annotations
@@ -13,38 +14,137 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from router_ml.errors import InputError, RouterMlError
-from router_ml.versions import publish
+from router_ml.experiment import Arm, Experiment, Shadow
+from router_ml.traffic import Traffic, read_traffic, write_traffic
+from router_ml.versions import add_version, drop_old
 from training import registry
+from training.live_tests import LiveTest
+from training.registry import CHAMPION, RegisteredVersion, RegistrySettings
 
 _LOG = logging.getLogger("training.follow")
 
 
-def pull(reference: str, folder: Path, seen: str | None) -> str:
-    """Publish the version behind a reference, unless it is the one `seen` before; what to call it next time.
+class Wanted(NamedTuple):
+    """What MLflow says is to be served."""
 
-    InputError or RouterMlError when the registry has no such version or its bundle is damaged; OSError when
-    the folder cannot be written; MLflow's own errors when it does not answer.
-    """
+    champion: RegisteredVersion
+    tests: tuple[LiveTest, ...]
+    """Those that take traffic."""
+
+
+class Follower:
+    """The folder of versions, and what was put there."""
+
+    def __init__(self, reference: str, folder: Path) -> None:
+        self._reference = reference
+        self._folder = folder
+        self._seen: Wanted | None = None
+        self._folders: dict[tuple[str, int, str], str] = {}
+        """Version -> its folder."""
+        self._told: set[str] = set()
+
+    def pull(self) -> None:
+        """Let the folder serve what MLflow says, where that has changed.
+
+        InputError or RouterMlError when the registry has no such version or the champion's bundle is damaged; OSError
+        when the folder cannot be written; MLflow's own errors when it does not answer. A test whose versions cannot be
+        had is left out, with a warning: the champion must not wait for it.
+        """
+        wanted = wanted_of(self._reference)
+        if wanted == self._seen:
+            return
+        champion = self._published(wanted.champion)
+        settings, tests, whole = RegistrySettings(model_name=wanted.champion.name), [], True
+        for test in wanted.tests:
+            try:
+                versions = [
+                    registry.look_up(f"models:/{wanted.champion.name}/{arm.version}", settings) for arm in test.arms
+                ]
+                tests.append((test, [self._published(version) for version in versions]))
+            except (RouterMlError, OSError) as error:
+                whole = False
+                self._tell(f"test {test.name} takes no traffic: {error}")
+        traffic = traffic_of(champion, tests)
+        if traffic != read_or_none(self._folder):
+            write_traffic(self._folder, traffic)
+            _LOG.info("%s: version %d, published as %s", self._reference, wanted.champion.version, traffic)
+        drop_old(self._folder)
+        self._seen = wanted if whole else None
+
+    def _published(self, version: RegisteredVersion) -> str:
+        """Name of its folder; fetched and verified where it is not there yet."""
+        key = version.name, version.version, version.source
+        name = self._folders.get(key)
+        if name is None or not (self._folder / name).is_dir():
+            with tempfile.TemporaryDirectory(prefix="router-ml-follow-") as scratch:
+                bundle = registry.resolve(f"models:/{version.name}/{version.version}", into=Path(scratch))
+                name = self._folders[key] = add_version(self._folder, bundle)
+        return name
+
+    def _tell(self, trouble: str) -> None:
+        if trouble not in self._told:
+            self._told.add(trouble)
+            _LOG.warning("%s: %s", self._reference, trouble)
+
+
+def wanted_of(reference: str) -> Wanted:
+    """As MLflow has it now. Tests are of the champion; whoever follows another alias or a number gets none."""
     version = registry.look_up(reference)
-    name = f"{version.name}/{version.version} {version.source}"
-    if name != seen:
-        with tempfile.TemporaryDirectory(prefix="router-ml-follow-") as scratch:
-            published = publish(
-                folder, registry.resolve(f"models:/{version.name}/{version.version}", into=Path(scratch))
-            )
-        _LOG.info("%s is version %d, published as %s", reference, version.version, published)
-    return name
+    if not reference.endswith(f"@{CHAMPION}"):
+        return Wanted(_timeless(version), ())
+    tests = registry.live_tests(RegistrySettings(model_name=version.name))
+    # Verdicts change with every look at a test, and nothing here depends on them.
+    return Wanted(_timeless(version), tuple(replace(test, verdicts={}) for test in tests if test.share > 0))
+
+
+def traffic_of(champion: str, tests: Sequence[tuple[LiveTest, Sequence[str]]]) -> Traffic:
+    """The traffic document; with each test the folders of its arms."""
+    split = [
+        Experiment(
+            test.name,
+            test.salt,
+            test.unit,
+            test.segments,
+            test.share,
+            test.start,
+            tuple(Arm(arm.name, folder) for arm, folder in zip(test.arms, folders, strict=True)),
+        )
+        for test, folders in tests
+        if not test.is_shadow
+    ]
+    shadows = [
+        Shadow(test.name, test.salt, test.unit, test.segments, test.share, folders[0])
+        for test, folders in tests
+        if test.is_shadow
+    ]
+    return Traffic(champion, next((test.layer_salt for test, _ in tests), ""), tuple(split), tuple(shadows))
+
+
+def read_or_none(folder: Path) -> Traffic | None:
+    """What the folder's pointer holds; None where that is nothing, or nothing that can be read."""
+    try:
+        return read_traffic(folder)
+    except InputError:
+        return None
+
+
+def _timeless(version: RegisteredVersion) -> RegisteredVersion:
+    """Without its aliases and tags, which change while what is served does not."""
+    return replace(version, aliases=(), tags={})
 
 
 def follow(reference: str, folder: Path, every_s: float, parent: int) -> None:
     """Look every `every_s` seconds until `parent` is not this process's parent any more."""
-    seen, trouble = None, None
+    follower, trouble = Follower(reference, folder), None
     while os.getppid() == parent:
         try:
-            seen = pull(reference, folder, seen)
+            follower.pull()
             if trouble:
                 _LOG.warning("%s: MLflow answers again", reference)
             trouble = None
@@ -70,7 +170,7 @@ def main() -> int:
         follow(args.reference, args.folder, args.every, args.parent)
         return 0
     try:
-        pull(args.reference, args.folder, None)
+        Follower(args.reference, args.folder).pull()
     except (InputError, RouterMlError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -55,13 +55,17 @@ def version_of_run(run: LoggedRun, settings: RegistrySettings = DEFAULT_SETTINGS
 
 def champion_number(settings: RegistrySettings = DEFAULT_SETTINGS) -> int | None:
     """Number of the champion, None where there is none; InputError where the store does not say."""
+    return aliases(settings).get(CHAMPION)
+
+
+def aliases(settings: RegistrySettings = DEFAULT_SETTINGS) -> dict[str, int]:
+    """Alias -> number of the version that it names; InputError where the store does not say."""
     database = database_of(tracking_uri(settings))
     if database is not None and not database.exists():
-        return None
+        return {}
     with client_of(settings) as client:
         found = client.search_registered_models(f"name = '{settings.model_name}'")
-        aliases = found[0].aliases if found else {}
-        return int(aliases[CHAMPION]) if CHAMPION in aliases else None
+        return {alias: int(number) for alias, number in found[0].aliases.items()} if found else {}
 
 
 def promote(version: int, instead_of: int | None, settings: RegistrySettings = DEFAULT_SETTINGS) -> None:
@@ -78,6 +82,31 @@ def promote(version: int, instead_of: int | None, settings: RegistrySettings = D
     if instead_of is not None:
         set_alias(PREVIOUS, instead_of, settings)
     set_alias(CHAMPION, version, settings)
+
+
+def roll_back(settings: RegistrySettings = DEFAULT_SETTINGS) -> tuple[int, int]:
+    """Make the champion before the present one the champion again; the numbers of the one that went and the one that
+    came. InputError where there is none to go back to.
+
+    `previous` names nothing afterwards, so that doing it again cannot bring back what was withdrawn.
+    """
+    named = aliases(settings)
+    if CHAMPION not in named or PREVIOUS not in named:
+        raise InputError(
+            f"model `{settings.model_name}` has no version to go back to: `{PREVIOUS}` names none. "
+            "It does after a promotion; promote a version instead"
+        )
+    set_alias(CHAMPION, named[PREVIOUS], settings)
+    with client_of(settings) as client:
+        client.delete_registered_model_alias(settings.model_name, PREVIOUS)
+    return named[CHAMPION], named[PREVIOUS]
+
+
+def tag_version(version: int, tags: Mapping[str, str], settings: RegistrySettings = DEFAULT_SETTINGS) -> None:
+    """Add to the history that the registry tells of a version."""
+    with client_of(settings) as client:
+        for name, value in tags.items():
+            client.set_model_version_tag(settings.model_name, str(version), name, value)
 
 
 def register(
