@@ -1,4 +1,4 @@
-"""A/B tests and shadows under way: what is fixed when one starts, what changes later, and where it lies in the layer."""
+"""A/B tests and shadows under way: what is fixed when one starts, what changes, where it lies in the layer."""
 
 from __future__ import annotations
 

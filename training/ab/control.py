@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class StartSettings:
     name: str | None = None
     """None: made of the versions."""
     is_shadow: bool = False
-    reading: ReadSettings = ReadSettings()
+    reading: ReadSettings = field(default_factory=ReadSettings)
 
 
 def start(wanted: StartSettings, settings: RegistrySettings) -> LiveTest:

@@ -17,27 +17,33 @@ from training.conversation import messages_text
 
 def predictor_of(router: Router) -> Predictor:
     """Success and cost of the offer that `router` would choose; NaN for a row without a prompt that it can read."""
-    size = router.bundle.manifest.embedding_size
 
     def predict(batch: pa.RecordBatch) -> Float64Array:
-        columns = (batch[name].to_pylist() for name in ("prompt", "messages", "embedding", "segment"))
-        asked: list[Request] = []
-        rows: list[int] = []
-        for i, (prompt, messages, embedding, segment) in enumerate(zip(*columns, strict=True)):
-            text = prompt if prompt is not None or messages is None else messages_text(messages)
-            if text is not None and router.bundle.tokenizer is not None:
-                asked.append(Request(text=text, segment=segment))
-            elif text is None and embedding is not None and len(embedding) == size and np.any(embedding):
-                asked.append(Request(embedding=np.asarray(embedding, dtype=np.float32), segment=segment))
-            else:
-                continue
-            rows.append(i)
+        asked, rows = requests_in(batch, router)
         found = np.full((len(batch), 2), np.nan)
         if asked:
             found[rows] = _chosen(router, asked)
         return found
 
     return predict
+
+
+def requests_in(batch: pa.RecordBatch, router: Router) -> tuple[list[Request], list[int]]:
+    """The rows of an outcome table that `router` can read, as requests, and which they are."""
+    size = router.bundle.manifest.embedding_size
+    columns = (batch[name].to_pylist() for name in ("prompt", "messages", "embedding", "segment"))
+    asked: list[Request] = []
+    rows: list[int] = []
+    for i, (prompt, messages, embedding, segment) in enumerate(zip(*columns, strict=True)):
+        text = prompt if prompt is not None or messages is None else messages_text(messages)
+        if text is not None and router.bundle.tokenizer is not None:
+            asked.append(Request(text=text, segment=segment))
+        elif text is None and embedding is not None and len(embedding) == size and np.any(embedding):
+            asked.append(Request(embedding=np.asarray(embedding, dtype=np.float32), segment=segment))
+        else:
+            continue
+        rows.append(i)
+    return asked, rows
 
 
 def _chosen(router: Router, asked: list[Request]) -> Float64Array:

@@ -91,6 +91,14 @@ class Requests:
         """The marked requests [n] only; units are numbered anew."""
         return _with_units_in_order(_select(self, np.flatnonzero(keep)))
 
+    def of_arms(self, names: Sequence[str]) -> Requests:
+        """Those of these arms only, as if there were no others; InputError where there is none of them."""
+        place = np.array([names.index(arm) if arm in names else -1 for arm in self.arms] + [-1])
+        keep = place[self.arm] >= 0
+        if not keep.any():
+            raise InputError(f"no row is of {' or '.join(names)}")
+        return replace(self, arms=tuple(names), arm=place[self.arm]).where(keep)
+
 
 def read_requests(
     paths: Sequence[Path],
