@@ -30,6 +30,14 @@ def proportion(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """Above 0, up to 1; also as a percentage."""
+    value = _number(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share such as 0.1 or 10%, above 0 and up to 1, found {text!r}")
+    return value
+
+
 def multiple(text: str) -> float:
     """1 or more, and finite."""
     return _number(text, float, lambda value: 1 <= value < inf, "be 1 or more, and finite")

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+import time
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from router_ml.cli import bundle_folder, read_catalog, say, show
-from router_ml.errors import InputError
+from router_ml.errors import InputError, RouterMlError
+from router_ml.experiment import Unit
 from router_ml.router import Router
+from training.ab import control
+from training.ab.control import StartSettings
+from training.ab.desk_replay import replay_lines, replay_on_desk
+from training.ab.live_report import (
+    changed_lines,
+    look_dict,
+    look_lines,
+    promoted_lines,
+    rolled_back_lines,
+    standing_lines,
+    started_lines,
+    stopped_lines,
+    test_dict,
+)
 from training.ab.metrics import METRICS
 from training.ab.page import reading_page
 from training.ab.pictures import reading_figures
@@ -19,24 +37,22 @@ from training.ab.reading import read_test
 from training.ab.report import plan_lines, reading_lines
 from training.ab.requests import Requests, UnitKind, read_requests
 from training.ab.trial import ReadSettings, Scope, Share
+from training.ab.watch import open_logs, tests_to_watch
+from training.ab.watch import watch as look_at
+from training.appraise import EvaluateSettings
 from training.atomic import fresh_file
+from training.live_tests import version_reference
 from training.plots import save_figure
+from training.registry import RegistrySettings
 from training.sources import REJECTS_SUFFIX
 
 
 def read(args: argparse.Namespace) -> None:
     """`router-ml ab read`"""
-    defaults = ReadSettings()
-    settings = ReadSettings(
+    settings = replace(
+        _judging(args),
         control=args.control,
         shares=tuple(map(share_of, args.share or ())),
-        goals=tuple(args.goal or defaults.goals),
-        guardrails=tuple(dict.fromkeys((*defaults.guardrails, *(args.guardrail or ())))),
-        margins=dict(map(margin_of, args.margin or ())),
-        horizon=None if args.horizon is None else time_of(args.horizon),
-        settle_days=args.settle_days,
-        scope=Scope(args.covariates),
-        quality_target=args.quality_target,
         reference=args.reference,
     )
     requests = _requests(args)
@@ -63,6 +79,118 @@ def plan(args: argparse.Namespace) -> None:
     say("planning")
     found = plan_test(requests, effects, share=share, arms=args.arms, scope=Scope(args.covariates))
     show(args, found.to_dict(), plan_lines(found))
+
+
+def start(args: argparse.Namespace) -> None:
+    """`router-ml ab start`"""
+    wanted = StartSettings(
+        challengers=tuple(args.challenger),
+        share=args.share,
+        ceiling=args.ceiling,
+        unit=Unit(args.unit),
+        segments=tuple(dict.fromkeys(args.segment)) if args.segment else None,
+        name=args.name,
+        is_shadow=args.shadow,
+        reading=_judging(args),
+    )
+    test = control.start(wanted, _registered(args))
+    show(args, test_dict(test), started_lines(test, args.router))
+
+
+def status(args: argparse.Namespace) -> None:
+    """`router-ml ab status`"""
+    standing = control.status(_registered(args), ended=args.all)
+    data = asdict(standing) | {"tests": [test_dict(test) for test in standing.tests]}
+    show(args, data, standing_lines(standing))
+
+
+def ramp(args: argparse.Namespace) -> None:
+    """`router-ml ab ramp`"""
+    test = control.ramp(args.test, args.share, args.ceiling, _registered(args))
+    show(args, test_dict(test), changed_lines(test))
+
+
+def stop(args: argparse.Namespace) -> None:
+    """`router-ml ab stop`"""
+    test = control.stop(args.test, args.reason, _registered(args))
+    show(args, test_dict(test), stopped_lines(test))
+
+
+def promote(args: argparse.Namespace) -> None:
+    """`router-ml ab promote`"""
+    done = control.promote(args.test, args.arm, _registered(args), force=args.force)
+    show(args, asdict(done), promoted_lines(done))
+
+
+def rollback(args: argparse.Namespace) -> None:
+    """`router-ml ab rollback`"""
+    done = control.roll_back(args.reason, _registered(args))
+    show(args, asdict(done), rolled_back_lines(done))
+
+
+def watch(args: argparse.Namespace) -> None:
+    """`router-ml ab watch`"""
+    while True:
+        try:
+            _watch_once(args)
+        except RouterMlError as error:
+            if args.every is None:
+                raise
+            # Tomorrow's look must not fail for what is away today.
+            print(f"router-ml: {error}; looking again in {args.every:g} s", file=sys.stderr, flush=True)
+        if args.every is None:
+            return
+        time.sleep(args.every)
+
+
+def _watch_once(args: argparse.Namespace) -> None:
+    settings = _registered(args)
+    tests = tests_to_watch(args.test, settings)
+    predictor = None if args.model is None else predictor_of(Router.load(bundle_folder(args.model)))
+    with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
+        say("reading the logs")
+        logs = open_logs(args.logs, Path(scratch), predictor, args.prompt_column)
+        looks = look_at(tests, logs, settings, say)
+    lines = [line for look in looks for line in ("", *look_lines(look))][1:]
+    show(args, {"tests": [look_dict(look) for look in looks]}, lines)
+
+
+def replay(args: argparse.Namespace) -> None:
+    """`router-ml ab replay`"""
+    catalog = read_catalog(args.catalog)
+    champion, challenger = (
+        Router.load(_version(reference, args.router), catalog=catalog) for reference in (args.champion, args.challenger)
+    )
+    settings = EvaluateSettings(prompt_column=args.prompt_column, all_rows=args.all_rows)
+    with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
+        logs = open_logs(args.logs, Path(scratch))
+        done = replay_on_desk(
+            logs.tables, champion, challenger, days=args.days, settings=settings, scratch=Path(scratch), say=say
+        )
+    show(args, done.to_dict(), replay_lines(done))
+
+
+def _version(text: str, model: str) -> Path:
+    """A bundle folder, or whatever else names a version."""
+    return Path(text) if Path(text).is_dir() else bundle_folder(version_reference(text, model))
+
+
+def _registered(args: argparse.Namespace) -> RegistrySettings:
+    return RegistrySettings(model_name=args.router)
+
+
+def _judging(args: argparse.Namespace) -> ReadSettings:
+    """What is to be fixed before a test begins."""
+    defaults = ReadSettings()
+    return ReadSettings(
+        goals=tuple(args.goal or defaults.goals),
+        guardrails=tuple(dict.fromkeys((*defaults.guardrails, *(args.guardrail or ())))),
+        margins=dict(map(margin_of, args.margin or ())),
+        horizon=None if args.horizon is None else time_of(args.horizon),
+        settle_days=args.settle_days,
+        scope=Scope(args.covariates),
+        quality_target=args.quality_target,
+    )
 
 
 def _requests(args: argparse.Namespace) -> Requests:

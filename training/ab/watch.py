@@ -73,7 +73,7 @@ def is_journal(path: Path) -> bool:
 
 
 def tests_to_watch(names: Sequence[str] | None, settings: RegistrySettings) -> tuple[LiveTest, ...]:
-    """Those named, also ended ones, whose outcomes may still come; else all that run. InputError where there is none."""
+    """Those named, also ended ones, whose outcomes may still come; else all that run. InputError where none does."""
     if names:
         return tuple(registry.live_test(name, settings, ended=True) for name in names)
     running = registry.live_tests(settings)
