@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -45,6 +45,8 @@ from training.live_tests import version_reference
 from training.plots import save_figure
 from training.registry import RegistrySettings
 from training.sources import REJECTS_SUFFIX
+
+_LOG = logging.getLogger(__name__)
 
 
 def read(args: argparse.Namespace) -> None:
@@ -137,7 +139,7 @@ def watch(args: argparse.Namespace) -> None:
             if args.every is None:
                 raise
             # Tomorrow's look must not fail for what is away today.
-            print(f"router-ml: {error}; looking again in {args.every:g} s", file=sys.stderr, flush=True)
+            _LOG.warning("router-ml: %s; looking again in %g s", error, args.every)
         if args.every is None:
             return
         time.sleep(args.every)

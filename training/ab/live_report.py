@@ -24,7 +24,7 @@ def started_lines(test: LiveTest, model: str) -> list[str]:
         return [f"{head} without effect; {_WITHIN}", f"look at it: router-ml ab watch JOURNAL --test {test.name}"]
     arms = ", ".join(f"{arm.name} (version {arm.version})" for arm in test.arms)
     return [
-        f"test {test.name} of model {model}: {arms}, each with {test.share:.4g} of the {test.unit}s{_of(test)}; "
+        f"test {test.name} of model {model}: {arms}, each with {test.share:.4g} of the {test.unit}s; "
         f"may be ramped to {test.ceiling:.4g}; {_WITHIN}",
         f"look at it: router-ml ab watch JOURNAL --test {test.name}",
     ]
@@ -45,8 +45,8 @@ def stopped_lines(test: LiveTest) -> list[str]:
 def promoted_lines(done: Promotion) -> list[str]:
     """After a promotion."""
     return [
-        f"version {done.version} is the champion; {done.instead_of} is kept as previous; test {done.test.name} has ended; "
-        f"{_WITHIN}",
+        f"version {done.version} is the champion, {done.instead_of} is kept as previous; test {done.test.name} has "
+        f"ended; {_WITHIN}",
         "back again: router-ml ab rollback",
     ]
 
