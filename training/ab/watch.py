@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def _test(test: LiveTest, everything: Requests, settings: RegistrySettings) -> L
     if halted:
         test = halt(test, f"guardrail, {harm}", settings)
     registry.log_report(test, report, settings)
-    return Look(test, reading=reading, halted=harm if halted else None)
+    return Look(replace(test, verdicts=verdicts), reading=reading, halted=harm if halted else None)
 
 
 def _shadow(test: LiveTest, logs: Logs, settings: RegistrySettings) -> Look:
