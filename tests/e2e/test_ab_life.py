@@ -63,6 +63,11 @@ def outcomes_of(decisions: list[Decision], rng: np.random.Generator) -> list[Out
     return reports
 
 
+def report_all(client: RouterClient, reports: list[OutcomeReport]) -> None:
+    for begin in range(0, len(reports), 1000):
+        client.report(reports[begin : begin + 1000])
+
+
 def test_a_harmful_test_stops_itself_and_a_better_version_is_promoted_and_rolled_back(
     make_version: Callable[..., Path],
     tmp_path: Path,
@@ -94,10 +99,7 @@ def test_a_harmful_test_stops_itself_and_a_better_version_is_promoted_and_rolled
             ab("ramp", "bad", "--share", "50%")
             workers.eventually(lambda: [test.share for test in client.describe().tests] == [0.5], within_s=60)
             decided = route_all(address, sessions)
-            client.report([each for mine in decided.values() for each in outcomes_of(mine, rng)][:1000])
-            rest = [each for mine in list(decided.values())[500:] for each in outcomes_of(mine, rng)]
-            for begin in range(0, len(rest), 1000):
-                client.report(rest[begin : begin + 1000])
+            report_all(client, outcomes_of([each for mine in decided.values() for each in mine], rng))
             (look,) = ab("watch", str(journal))["tests"]
             assert look["test"]["state"] == "halted" and "errors" in look["halted"]
             workers.eventually(lambda: client.describe().tests == (), within_s=60)
@@ -117,9 +119,8 @@ def test_a_harmful_test_stops_itself_and_a_better_version_is_promoted_and_rolled
             assert {decision.arm for decision in mine} == {arm}
             assert {decision.version for decision in mine} == {"v1" if arm.endswith("control") else "v3"}
         with RouterClient(address, timeout_s=20.0) as client:
-            late = [each for mine in (*first.values(), *again.values()) for each in outcomes_of(mine, rng)]
-            for begin in range(0, len(late), 1000):
-                client.report(late[begin : begin + 1000])
+            late = [each for mine in (*first.values(), *again.values()) for each in mine]
+            report_all(client, outcomes_of(late, rng))
             (look,) = ab("watch", str(journal))["tests"]
             assert look["test"]["verdicts"]["v3"]["action"] == "promote", look["test"]["verdicts"]
             assert ab("promote", "good")["version"] == 3
