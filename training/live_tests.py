@@ -106,6 +106,11 @@ class LiveTest:
         return "running" if self.share > 0 else "halted"
 
 
+def percent(share: float) -> str:
+    """A share as people write it."""
+    return f"{100 * share:.4g}%"
+
+
 def name_for(given: str | None, challengers: Sequence[int], taken: Sequence[str]) -> str:
     """The name given, checked, or one made of the versions; InputError where it is wrong or was used before.
 
@@ -133,9 +138,13 @@ def place(
     """Start and ceiling in the layer beside the tests that run; InputError where there is no room."""
     most = 1 / n_arms
     if share > most + _EPSILON:
-        raise InputError(f"--share {share:.4g}: {n_arms} arms, the control among them, get at most {most:.4g} each")
+        raise InputError(
+            f"--share {percent(share)}: {n_arms} arms, the control among them, get at most {percent(most)} each"
+        )
     if ceiling is not None and not share - _EPSILON <= ceiling <= most + _EPSILON:
-        raise InputError(f"--ceiling must lie between the share, {share:.4g}, and {most:.4g}, found {ceiling:.4g}")
+        raise InputError(
+            f"--ceiling must lie between the share, {percent(share)}, and {percent(most)}, found {percent(ceiling)}"
+        )
     beside = [test for test in running if not test.is_shadow and _meet(segments, test.segments)]
     for test in beside:
         if test.unit is not unit:
@@ -149,8 +158,8 @@ def place(
     if not fitting:
         largest = max((end - start for start, end in free), default=0.0)
         raise InputError(
-            f"no room in the layer: {n_arms} arms of up to {need / n_arms:.4g} need {need:.4g} of the {unit}s in one "
-            f"stretch, {largest:.4g} are free beside {_taken(beside)}; stop one of them, lower what one keeps free "
+            f"no room in the layer: {n_arms} arms of up to {percent(need / n_arms)} need {percent(need)} of the {unit}s in one "
+            f"stretch, {percent(largest)} are free beside {_taken(beside)}; stop one of them, lower what one keeps free "
             "(`ab ramp NAME --ceiling`), lower --ceiling or --share here, or give segments of their own (--segment)"
         )
     if ceiling is not None:
@@ -165,10 +174,10 @@ def check_ramp(test: LiveTest, share: float, ceiling: float, running: Sequence[L
         return
     most = 1 / len(test.arms)
     if ceiling > most + _EPSILON:
-        raise InputError(f"--ceiling: {len(test.arms)} arms get at most {most:.4g} each, found {ceiling:.4g}")
+        raise InputError(f"--ceiling: {len(test.arms)} arms get at most {percent(most)} each, found {percent(ceiling)}")
     if share > ceiling + _EPSILON:
         raise InputError(
-            f"--share {share:.4g} is above what test `{test.name}` keeps free, {ceiling:.4g}; raise it with --ceiling, "
+            f"--share {percent(share)} is above what test `{test.name}` keeps free, {percent(ceiling)}; raise it with --ceiling, "
             "where there is room"
         )
     end = test.start + len(test.arms) * ceiling
@@ -176,11 +185,11 @@ def check_ramp(test: LiveTest, share: float, ceiling: float, running: Sequence[L
         if other.name == test.name or other.is_shadow or not _meet(test.segments, other.segments):
             continue
         if max(test.start, other.start) < min(end, other.end) - _EPSILON:
-            raise InputError(f"--ceiling {ceiling:.4g}: no room in the layer beside {_taken([other])}")
+            raise InputError(f"--ceiling {percent(ceiling)}: no room in the layer beside {_taken([other])}")
     if end > 1 + _EPSILON:
         raise InputError(
-            f"--ceiling {ceiling:.4g}: no room in the layer, the test begins at {test.start:.4g} of it; at most "
-            f"{(1 - test.start) / len(test.arms):.4g}"
+            f"--ceiling {percent(ceiling)}: no room in the layer, the test begins at {test.start:.4g} of it; at most "
+            f"{percent((1 - test.start) / len(test.arms))}"
         )
 
 
@@ -212,4 +221,4 @@ def _gaps(tests: Sequence[LiveTest]) -> list[tuple[float, float]]:
 
 
 def _taken(tests: Sequence[LiveTest]) -> str:
-    return " and ".join(f"`{test.name}` (which keeps {len(test.arms) * test.ceiling:.4g})" for test in tests)
+    return " and ".join(f"`{test.name}` (which keeps {percent(len(test.arms) * test.ceiling)})" for test in tests)

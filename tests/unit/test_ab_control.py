@@ -138,7 +138,7 @@ def test_tests_that_run_at_once_never_share_a_unit(ab: Callable[..., Any], folde
     assert not any(a and b for a, b in zip(*inside, strict=True))
     assert all(0.15 < sum(each) / 2000 < 0.25 for each in inside)
     message = ab("start", "--challenger", "3", "--share", "1%", fails=2)
-    assert "no room in the layer" in message and "`two` (which keeps 0.6)" in message and "--ceiling" in message
+    assert "no room in the layer" in message and "`two` (which keeps 60%)" in message and "--ceiling" in message
     ab("ramp", "two", "--ceiling", "10%")
     assert "no room in the layer beside `two`" in ab("ramp", "one", "--ceiling", "50%", fails=2)
     ab("start", "--challenger", "3", "--share", "1%", "--name", "three")
@@ -185,8 +185,8 @@ def test_a_version_that_cannot_be_had_holds_up_its_test_alone(
         (("--challenger", "rival", "--share", "10%"), "has no alias `rival`"),
         (("--challenger", "1", "--share", "10%"), "version 1 is the champion itself"),
         (("--challenger", "2", "--challenger", "v2", "--share", "10%"), "same version twice"),
-        (("--challenger", "2", "--share", "60%"), "get at most 0.5 each"),
-        (("--challenger", "2", "--share", "10%", "--ceiling", "5%"), "must lie between the share, 0.1, and 0.5"),
+        (("--challenger", "2", "--share", "60%"), "get at most 50% each"),
+        (("--challenger", "2", "--share", "10%", "--ceiling", "5%"), "must lie between the share, 10%, and 50%"),
         (("--challenger", "2", "--share", "10%", "--name", "a/b"), "found 'a/b'"),
         (("--challenger", "2", "--challenger", "3", "--share", "10%", "--shadow"), "--shadow takes one"),
     ],

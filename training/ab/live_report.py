@@ -9,7 +9,7 @@ from training.ab.control import Promotion, Rollback, Standing
 from training.ab.report import reading_lines
 from training.ab.shadow_report import shadow_lines
 from training.ab.watch import Look
-from training.live_tests import LiveTest
+from training.live_tests import LiveTest, percent
 from training.text_table import table
 
 _WITHIN = "servers that follow the champion take it up within seconds"
@@ -18,14 +18,12 @@ _WITHIN = "servers that follow the champion take it up within seconds"
 def started_lines(test: LiveTest, model: str) -> list[str]:
     """What runs from now on."""
     if test.is_shadow:
-        head = (
-            f"shadow {test.name}: version {test.arms[0].version} decides on {test.share:.4g} of the {test.unit}s too,"
-        )
+        head = f"shadow {test.name}: version {test.arms[0].version} decides on {percent(test.share)} of the {test.unit}s too,"
         return [f"{head} without effect; {_WITHIN}", f"look at it: router-ml ab watch JOURNAL --test {test.name}"]
     arms = ", ".join(f"{arm.name} (version {arm.version})" for arm in test.arms)
     return [
-        f"test {test.name} of model {model}: {arms}, each with {test.share:.4g} of the {test.unit}s; "
-        f"may be ramped to {test.ceiling:.4g}; {_WITHIN}",
+        f"test {test.name} of model {model}: {arms}, each with {percent(test.share)} of the {test.unit}s; "
+        f"may be ramped to {percent(test.ceiling)}; {_WITHIN}",
         f"look at it: router-ml ab watch JOURNAL --test {test.name}",
     ]
 
@@ -33,8 +31,10 @@ def started_lines(test: LiveTest, model: str) -> list[str]:
 def changed_lines(test: LiveTest) -> list[str]:
     """After a ramp."""
     if test.is_shadow:
-        return [f"shadow {test.name}: {test.share:.4g} of the {test.unit}s; {_WITHIN}"]
-    return [f"test {test.name}: {test.share:.4g} of the {test.unit}s to each arm, up to {test.ceiling:.4g}; {_WITHIN}"]
+        return [f"shadow {test.name}: {percent(test.share)} of the {test.unit}s; {_WITHIN}"]
+    return [
+        f"test {test.name}: {percent(test.share)} of the {test.unit}s to each arm, up to {percent(test.ceiling)}; {_WITHIN}"
+    ]
 
 
 def stopped_lines(test: LiveTest) -> list[str]:
@@ -72,8 +72,8 @@ def standing_lines(standing: Standing) -> list[str]:
             (
                 f"{test.name} (shadow)" if test.is_shadow else test.name,
                 test.state,
-                f"{test.share:.4g}",
-                "" if test.is_shadow else f"{test.ceiling:.4g}",
+                f"{percent(test.share)}",
+                "" if test.is_shadow else f"{percent(test.ceiling)}",
                 str(test.unit),
                 "all" if test.segments is None else ", ".join(test.segments),
                 ", ".join(f"{arm.name}={arm.version}" for arm in test.arms),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_ml.errors import InputError
 from router_ml.experiment import Unit
-from training.live_tests import Ending, LiveTest, ReadVerdict, ShareChange, VersionArm
+from training.live_tests import Ending, LiveTest, ReadVerdict, ShareChange, VersionArm, percent
 from training.registry.store import (
     DEFAULT_SETTINGS,
     RegistrySettings,
@@ -195,7 +195,7 @@ def _words(test: LiveTest) -> str:
         return f"{test.ended.how}: {test.ended.reason}"[:500]
     if test.share == 0:
         return f"halted: {test.changes[-1].reason}"[:500]
-    return f"{'shadow of' if test.is_shadow else 'running, each arm with'} {test.share:.4g} of the {test.unit}s"
+    return f"{'shadow of' if test.is_shadow else 'running, each arm with'} {percent(test.share)} of the {test.unit}s"
 
 
 def _test(run: Run) -> LiveTest:
