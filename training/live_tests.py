@@ -138,13 +138,11 @@ def place(
     """Start and ceiling in the layer beside the tests that run; InputError where there is no room."""
     most = 1 / n_arms
     if share > most + _EPSILON:
-        raise InputError(
-            f"--share {percent(share)}: {n_arms} arms, the control among them, get at most {percent(most)} each"
-        )
+        arms = f"{n_arms} arms, the control among them"
+        raise InputError(f"--share {percent(share)}: {arms}, get at most {percent(most)} each")
     if ceiling is not None and not share - _EPSILON <= ceiling <= most + _EPSILON:
-        raise InputError(
-            f"--ceiling must lie between the share, {percent(share)}, and {percent(most)}, found {percent(ceiling)}"
-        )
+        limits = f"between the share, {percent(share)}, and {percent(most)}"
+        raise InputError(f"--ceiling must lie {limits}, found {percent(ceiling)}")
     beside = [test for test in running if not test.is_shadow and _meet(segments, test.segments)]
     for test in beside:
         if test.unit is not unit:
@@ -157,10 +155,11 @@ def place(
     fitting = [gap for gap in free if gap[1] - gap[0] >= need - _EPSILON]
     if not fitting:
         largest = max((end - start for start, end in free), default=0.0)
+        asked = f"{n_arms} arms of up to {percent(need / n_arms)} need {percent(need)} of the {unit}s in one stretch"
         raise InputError(
-            f"no room in the layer: {n_arms} arms of up to {percent(need / n_arms)} need {percent(need)} of the {unit}s in one "
-            f"stretch, {percent(largest)} are free beside {_taken(beside)}; stop one of them, lower what one keeps free "
-            "(`ab ramp NAME --ceiling`), lower --ceiling or --share here, or give segments of their own (--segment)"
+            f"no room in the layer: {asked}, {percent(largest)} are free beside {_taken(beside)}; stop one of them, "
+            "lower what one keeps free (`ab ramp NAME --ceiling`), lower --ceiling or --share here, or give segments "
+            "of their own (--segment)"
         )
     if ceiling is not None:
         return fitting[0][0], ceiling
@@ -177,8 +176,8 @@ def check_ramp(test: LiveTest, share: float, ceiling: float, running: Sequence[L
         raise InputError(f"--ceiling: {len(test.arms)} arms get at most {percent(most)} each, found {percent(ceiling)}")
     if share > ceiling + _EPSILON:
         raise InputError(
-            f"--share {percent(share)} is above what test `{test.name}` keeps free, {percent(ceiling)}; raise it with --ceiling, "
-            "where there is room"
+            f"--share {percent(share)} is above what test `{test.name}` keeps free, {percent(ceiling)}; raise it with "
+            "--ceiling, where there is room"
         )
     end = test.start + len(test.arms) * ceiling
     for other in running:

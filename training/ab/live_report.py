@@ -18,8 +18,8 @@ _WITHIN = "servers that follow the champion take it up within seconds"
 def started_lines(test: LiveTest, model: str) -> list[str]:
     """What runs from now on."""
     if test.is_shadow:
-        head = f"shadow {test.name}: version {test.arms[0].version} decides on {percent(test.share)} of the {test.unit}s too,"
-        return [f"{head} without effect; {_WITHIN}", f"look at it: router-ml ab watch JOURNAL --test {test.name}"]
+        looks = f"version {test.arms[0].version} looks on at {percent(test.share)} of the {test.unit}s, without effect"
+        return [f"shadow {test.name}: {looks}; {_WITHIN}", f"see: router-ml ab watch JOURNAL --test {test.name}"]
     arms = ", ".join(f"{arm.name} (version {arm.version})" for arm in test.arms)
     return [
         f"test {test.name} of model {model}: {arms}, each with {percent(test.share)} of the {test.unit}s; "
@@ -32,9 +32,8 @@ def changed_lines(test: LiveTest) -> list[str]:
     """After a ramp."""
     if test.is_shadow:
         return [f"shadow {test.name}: {percent(test.share)} of the {test.unit}s; {_WITHIN}"]
-    return [
-        f"test {test.name}: {percent(test.share)} of the {test.unit}s to each arm, up to {percent(test.ceiling)}; {_WITHIN}"
-    ]
+    share, most = percent(test.share), percent(test.ceiling)
+    return [f"test {test.name}: {share} of the {test.unit}s to each arm, up to {most}; {_WITHIN}"]
 
 
 def stopped_lines(test: LiveTest) -> list[str]:
@@ -72,8 +71,8 @@ def standing_lines(standing: Standing) -> list[str]:
             (
                 f"{test.name} (shadow)" if test.is_shadow else test.name,
                 test.state,
-                f"{percent(test.share)}",
-                "" if test.is_shadow else f"{percent(test.ceiling)}",
+                percent(test.share),
+                "" if test.is_shadow else percent(test.ceiling),
                 str(test.unit),
                 "all" if test.segments is None else ", ".join(test.segments),
                 ", ".join(f"{arm.name}={arm.version}" for arm in test.arms),
