@@ -338,7 +338,7 @@ def journal(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         for k in range(400):
             words = rng.choice(EASY_WORDS + HARD_WORDS, size=6)
             request = Request(text=f"{' '.join(words)} {k}", segment="chat", session_id=f"s{k // 2}")
-            (decision,) = router.decide_batch([request])
+            (decision,) = router.decide_batch_as([f"d{k}"], [request])
             assert isinstance(decision, Decision)
             journal.append_decision(request, decision)
             same = decision.model == "tiny"
