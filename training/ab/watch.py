@@ -17,7 +17,7 @@ from training.ab.page import reading_page
 from training.ab.pictures import reading_figures
 from training.ab.reading import Reading, read_test
 from training.ab.recorded import arm_in_table, settings_of
-from training.ab.report import reading_lines
+from training.ab.report import basis_line, reading_lines, verdict_lines
 from training.ab.requests import Predictor, Requests, UnitKind, read_requests
 from training.ab.shadow_report import ShadowReport, report_shadow, shadow_lines
 from training.ingest import ingest_journal
@@ -133,6 +133,7 @@ def _test(test: LiveTest, everything: Requests, settings: RegistrySettings) -> L
             "reading.json": json.dumps(reading.to_dict(), indent=1, default=str),
         },
         verdicts=verdicts,
+        note=_note(reading),
     )
     harm = "; ".join(f"{arm}: {verdict.reason}" for arm, verdict in verdicts.items() if verdict.is_harm)
     # The guardrail first: a report that cannot be written must not keep it from acting.
@@ -141,6 +142,13 @@ def _test(test: LiveTest, everything: Requests, settings: RegistrySettings) -> L
         test = halt(test, f"guardrail, {harm}", settings)
     registry.log_report(test, report, settings)
     return Look(replace(test, verdicts=verdicts), reading=reading, halted=harm if halted else None)
+
+
+def _note(reading: Reading) -> str:
+    """Markdown."""
+    lines = [f"- {line.strip()}" for each in reading.challengers for line in verdict_lines(each)]
+    lines += [f"- {finding.weight}: {finding.kind}: {finding.words}" for finding in reading.findings]
+    return "\n".join([*lines, "", basis_line(reading), "", "The whole report: `report.html` among the artifacts."])
 
 
 def _shadow(test: LiveTest, logs: Logs, settings: RegistrySettings) -> Look:
@@ -152,6 +160,7 @@ def _shadow(test: LiveTest, logs: Logs, settings: RegistrySettings) -> Look:
         return Look(test, trouble=f"nothing to read yet: {error}")
     report = LookReport(
         points=found.points(),
+        note="\n".join(f"- {line.strip()}" for line in shadow_lines(found)[:3]),
         texts={
             "report.txt": "\n".join(shadow_lines(found)) + "\n",
             "reading.json": json.dumps(found.to_dict(), indent=1, default=str),

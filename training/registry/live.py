@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from router_ml.errors import InputError
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_EXPERIMENT = " A/B tests"
-"""Ending of the experiment's name: charts of tests beside those of trainings would say nothing."""
+_EXPERIMENT = " live tests"
+"""Ending of the experiment's name: charts of tests beside those of trainings would say nothing. Without a slash, which
+the UI takes for a folder."""
 _NAME, _MODEL, _ARM = "ab.test", "ab.model", "ab.arm"
 _SHARES, _ENDED, _VERDICTS = "ab.shares", "ab.ended", "ab.verdicts"
 _SHOWN = "ab.state"
 """In words, for a person; nothing is read from it."""
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+"""Of the arms in charts, as in the pictures; the UI would give many of them the same."""
 _PARENT = "mlflow.parentRunId"
 _MOST = 5000
 
@@ -61,6 +65,8 @@ class LookReport:
     texts: Mapping[str, str] = field(default_factory=dict)
     """File name -> content."""
     verdicts: Mapping[str, ReadVerdict] = field(default_factory=dict)
+    note: str = ""
+    """Markdown, what the run's page says first."""
 
 
 def begin_test(test: LiveTest, settings: RegistrySettings = DEFAULT_SETTINGS) -> LiveTest:
@@ -82,9 +88,9 @@ def begin_test(test: LiveTest, settings: RegistrySettings = DEFAULT_SETTINGS) ->
     }
     with client_of(settings) as client:
         run = client.create_run(experiment_id(client, _experiment(settings)), tags=tags)
-        for arm in test.arms:
+        for arm, colour in zip(test.arms, cycle(_COLOURS)):
             mine = {"mlflow.runName": f"{test.name}/{arm.name}", _PARENT: run.info.run_id, _ARM: arm.name}
-            version = {_MODEL: settings.model_name, "ab.version": str(arm.version)}
+            version = {_MODEL: settings.model_name, "ab.version": str(arm.version), "mlflow.runColor": colour}
             client.create_run(run.info.experiment_id, tags=mine | version)
         return replace(test, run_id=run.info.run_id)
 
@@ -151,6 +157,8 @@ def log_report(test: LiveTest, report: LookReport, settings: RegistrySettings = 
             client.log_figure(test.run_id, figure, name, save_kwargs={"dpi": 150})
         for name, text in report.texts.items():
             client.log_text(test.run_id, text, name)
+        if report.note:
+            client.set_tag(test.run_id, "mlflow.note.content", report.note)
         if report.verdicts:
             verdicts = {arm: asdict(verdict) for arm, verdict in report.verdicts.items()}
             client.set_tag(test.run_id, _VERDICTS, json.dumps(verdicts, default=datetime.isoformat))
