@@ -261,6 +261,8 @@ def test_a_harmful_challenger_is_halted_and_no_alias_moves(
     client = MlflowClient(tracking_uri=model.tracking_uri)
     run = client.get_run(run_id)
     assert run.data.tags["ab.state"].startswith("halted: guardrail, v2: worse in")
+    assert "bad/v2: STOP; worse in" in run.data.tags["mlflow.note.content"]
+    assert "[error_rate](#/metric?runs=" in run.data.tags["mlflow.note.content"]
     files = {file.path for file in client.list_artifacts(run_id)}
     assert {"report.html", "report.txt", "reading.json", "cost_quality.png", "over_time_success.png"} <= files
     # Another look, e.g. for outcomes that come late, adds no second point to a day that is over.

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from router_ml.errors import InputError
 from router_ml.experiment import Unit
@@ -36,8 +36,6 @@ _NAME, _MODEL, _ARM = "ab.test", "ab.model", "ab.arm"
 _SHARES, _ENDED, _VERDICTS = "ab.shares", "ab.ended", "ab.verdicts"
 _SHOWN = "ab.state"
 """In words, for a person; nothing is read from it."""
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-"""Of the arms in charts, as in the pictures; the UI would give many of them the same."""
 _PARENT = "mlflow.parentRunId"
 _MOST = 5000
 
@@ -88,9 +86,9 @@ def begin_test(test: LiveTest, settings: RegistrySettings = DEFAULT_SETTINGS) ->
     }
     with client_of(settings) as client:
         run = client.create_run(experiment_id(client, _experiment(settings)), tags=tags)
-        for arm, colour in zip(test.arms, cycle(_COLOURS)):
+        for arm in test.arms:
             mine = {"mlflow.runName": f"{test.name}/{arm.name}", _PARENT: run.info.run_id, _ARM: arm.name}
-            version = {_MODEL: settings.model_name, "ab.version": str(arm.version), "mlflow.runColor": colour}
+            version = {_MODEL: settings.model_name, "ab.version": str(arm.version)}
             client.create_run(run.info.experiment_id, tags=mine | version)
         return replace(test, run_id=run.info.run_id)
 
@@ -158,12 +156,24 @@ def log_report(test: LiveTest, report: LookReport, settings: RegistrySettings = 
         for name, text in report.texts.items():
             client.log_text(test.run_id, text, name)
         if report.note:
-            client.set_tag(test.run_id, "mlflow.note.content", report.note)
+            links = _chart_links(client.get_run(test.run_id).info.experiment_id, runs, report)
+            client.set_tag(test.run_id, "mlflow.note.content", "\n\n".join(filter(None, (report.note, links))))
         if report.verdicts:
             verdicts = {arm: asdict(verdict) for arm, verdict in report.verdicts.items()}
             client.set_tag(test.run_id, _VERDICTS, json.dumps(verdicts, default=datetime.isoformat))
             for arm, verdict in report.verdicts.items():
                 client.set_tag(test.run_id, f"verdict.{arm}", f"{verdict.action}: {verdict.reason}"[:500])
+
+
+def _chart_links(experiment: str, runs: Mapping[str, str], report: LookReport) -> str:
+    """To the UI's own charts, in which the arms lie over each other; Markdown."""
+    metrics = dict.fromkeys(point.metric for points in report.arms.values() for point in points)
+    given = {"runs": json.dumps(list(runs.values())), "experiments": json.dumps([experiment]), "x_axis": "step"}
+    links = []
+    for metric in metrics:
+        shown = given | {"metric": json.dumps(metric), "plot_metric_keys": json.dumps([metric])}
+        links.append(f"[{metric}](#/metric?{urlencode(shown, quote_via=quote)})")
+    return f"The arms by day: {', '.join(links)}" if links else ""
 
 
 def _log_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> None:
