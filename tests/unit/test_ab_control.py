@@ -265,8 +265,8 @@ def test_a_harmful_challenger_is_halted_and_no_alias_moves(
     assert "[error_rate](#/metric?runs=" in run.data.tags["mlflow.note.content"]
     files = {file.path for file in client.list_artifacts(run_id)}
     assert {"report.html", "report.txt", "reading.json", "cost_quality.png", "over_time_success.png"} <= files
-    # Another look, e.g. for outcomes that come late, adds no second point to a day that is over.
-    ab("watch", str(logs))
+    # Another look, when more has become known, adds no second point to a day that is over.
+    ab("watch", str(logs_of(tmp_path / "later.parquet", "bad", "v2", errors=0.25, cost=1.0)))
     paths = client.get_metric_history(run_id, "success/v2.difference")
     assert sorted({point.step for point in paths}) == [1, 2, 3, 4, 5]
     assert len([point for point in paths if point.step < 5]) == 4
