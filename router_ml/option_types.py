@@ -24,18 +24,12 @@ def confidence(text: str) -> float:
 
 def proportion(text: str) -> float:
     """Between 0 and 1, both excluded; also as a percentage."""
-    value = _parsed(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be a share such as 0.05 or 5%, above 0 and below 1, found {text!r}")
-    return value
+    return _percentage(text, lambda value: 0 < value < 1, "0.05 or 5%, above 0 and below 1")
 
 
 def part(text: str) -> float:
     """Above 0, up to 1; also as a percentage."""
-    value = _number(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a share such as 0.1 or 10%, above 0 and up to 1, found {text!r}")
-    return value
+    return _percentage(text, lambda value: 0 < value <= 1, "0.1 or 10%, above 0 and up to 1")
 
 
 def multiple(text: str) -> float:
@@ -97,6 +91,13 @@ def _number(text: str, kind: type[_Number], fits: Callable[[_Number], bool], exp
     value = _parsed(text, kind)
     if not fits(value):
         raise argparse.ArgumentTypeError(f"must {expected}, found {text}")
+    return value
+
+
+def _percentage(text: str, fits: Callable[[float], bool], expected: str) -> float:
+    value = _parsed(text.removesuffix("%"), float) / (100 if text.endswith("%") else 1)
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must be a share such as {expected}, found {text!r}")
     return value
 
 
