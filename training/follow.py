@@ -36,6 +36,8 @@ class Wanted(NamedTuple):
     champion: RegisteredVersion
     tests: tuple[LiveTest, ...]
     """Those that take traffic."""
+    unreadable: tuple[str, ...] = ()
+    """Why a test is not among them though it runs."""
 
 
 class Follower:
@@ -53,12 +55,14 @@ class Follower:
         """Let the folder serve what MLflow says, where that has changed.
 
         InputError or RouterMlError when the registry has no such version or the champion's bundle is damaged; OSError
-        when the folder cannot be written; MLflow's own errors when it does not answer. A test whose versions cannot be
-        had is left out, with a warning: the champion must not wait for it.
+        when the folder cannot be written; MLflow's own errors when it does not answer. A test whose versions or
+        tags cannot be had is left out, with a warning: the champion must not wait for it.
         """
         wanted = wanted_of(self._reference)
         if wanted == self._seen:
             return
+        for trouble in wanted.unreadable:
+            self._tell(f"a test takes no traffic: {trouble}")
         champion = self._published(wanted.champion)
         settings, tests, whole = RegistrySettings(model_name=wanted.champion.name), [], True
         for test in wanted.tests:
@@ -98,9 +102,11 @@ def wanted_of(reference: str) -> Wanted:
     version = registry.look_up(reference)
     if not reference.endswith(f"@{CHAMPION}"):
         return Wanted(_timeless(version), ())
-    tests = registry.live_tests(RegistrySettings(model_name=version.name))
+    unreadable: list[str] = []
+    tests = registry.live_tests(RegistrySettings(model_name=version.name), unreadable=unreadable)
     # Verdicts change with every look at a test, and nothing here depends on them.
-    return Wanted(_timeless(version), tuple(replace(test, verdicts={}) for test in tests if test.share > 0))
+    taking = tuple(replace(test, verdicts={}) for test in tests if test.share > 0)
+    return Wanted(_timeless(version), taking, tuple(unreadable))
 
 
 def traffic_of(champion: str, tests: Sequence[tuple[LiveTest, Sequence[str]]]) -> Traffic:

@@ -26,6 +26,7 @@ from training import registry
 from training.follow import Follower
 from training.ingest import ingest_journal
 from training.registry import CHAMPION, RegistrySettings, TrainingRecord
+from training.registry.store import client_of
 
 EASY_WORDS, HARD_WORDS = ["bab", "bac", "ded", "fif", "gog"], ["xrob", "xvac", "xzed"]
 START = 1_761_955_200_000_000
@@ -176,6 +177,25 @@ def test_a_version_that_cannot_be_had_holds_up_its_test_alone(
     finally:
         away.rename(files)
     assert [test.name for test in folder().tests] == ["gone", "there"]
+
+
+def test_a_test_whose_tags_were_changed_by_hand_stands_in_nobodys_way_but_its_own(
+    ab: Callable[..., Any], model: RegistrySettings, folder: Callable[[], Traffic], caplog: Any
+) -> None:
+    broken = ab("start", "--challenger", "2", "--share", "10%", "--ceiling", "10%", "--name", "broken")
+    ab("start", "--challenger", "3", "--share", "10%", "--ceiling", "10%", "--name", "sound")
+    with client_of(model) as client:
+        client.set_tag(broken["run_id"], "ab.shares", "ten percent")
+    assert [test.name for test in folder().tests] == ["sound"]
+    assert "of test `broken` has tags that were changed by hand" in caplog.text
+    assert [test["name"] for test in ab("status")["tests"]] == ["sound"]
+    assert "`broken` has tags that were changed by hand" in ab("status")["unreadable"][0]
+    assert "changed by hand" in ab("start", "--challenger", "3", "--share", "10%", "--name", "more", fails=2)
+    assert "there is no test `broken`; running: sound; the run" in ab("stop", "broken", fails=2)
+    registry.promote(3, 1, model)
+    back = ab("rollback", "--reason", "it talks too much")
+    assert (back["champion"], back["stopped"], len(back["unreadable"])) == (1, ["sound"], 1)
+    assert registry.champion_number(model) == 1
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def watch(args: argparse.Namespace) -> None:
 
 def _watch_once(args: argparse.Namespace) -> None:
     settings = _registered(args)
-    tests = tests_to_watch(args.test, settings)
+    tests = tests_to_watch(args.test, settings, say)
     predictor = None if args.model is None else predictor_of(Router.load(bundle_folder(args.model)))
     with tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
         say("reading the logs")

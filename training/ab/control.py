@@ -156,20 +156,22 @@ class Rollback:
     champion: int
     stopped: tuple[str, ...]
     """Tests in which the withdrawn version had a part."""
+    unreadable: tuple[str, ...] = ()
+    """Tests that run and may have a part of it too: why nobody can tell. Servers give them no traffic."""
 
 
 def roll_back(reason: str, settings: RegistrySettings) -> Rollback:
     """Back to `previous`. Tests with the withdrawn version are stopped, or it would go on deciding in them."""
     withdrawn, champion = registry.roll_back(settings)
     now = _now()
-    stopped = []
-    for test in registry.live_tests(settings):
+    stopped, unreadable = [], list[str]()
+    for test in registry.live_tests(settings, unreadable=unreadable):
         if any(arm.version == withdrawn for arm in test.arms):
             why = f"version {withdrawn} was rolled back: {reason}"
             registry.end_test(test, Ending(ROLLED_BACK, why, now), settings)
             stopped.append(test.name)
     registry.tag_version(withdrawn, {"rolled_back_at": now.isoformat(), "rolled_back_because": reason}, settings)
-    return Rollback(withdrawn, champion, tuple(stopped))
+    return Rollback(withdrawn, champion, tuple(stopped), tuple(unreadable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +182,16 @@ class Standing:
     champion: int | None
     previous: int | None
     tests: tuple[LiveTest, ...]
+    unreadable: tuple[str, ...] = ()
+    """Tests whose state was changed by hand, each with what is wrong; servers give them no traffic."""
 
 
 def status(settings: RegistrySettings, *, ended: bool = False) -> Standing:
     """As MLflow has it."""
     named = registry.aliases(settings)
-    tests = registry.live_tests(settings, ended=ended)
-    return Standing(settings.model_name, named.get(CHAMPION), named.get(PREVIOUS), tests)
+    unreadable: list[str] = []
+    tests = registry.live_tests(settings, ended=ended, unreadable=unreadable)
+    return Standing(settings.model_name, named.get(CHAMPION), named.get(PREVIOUS), tests, tuple(unreadable))
 
 
 def _challenger(text: str, champion: int, settings: RegistrySettings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -55,7 +56,7 @@ def rolled_back_lines(done: Rollback) -> list[str]:
     lines = [f"version {done.champion} is the champion again, {done.withdrawn} is withdrawn; {_WITHIN}"]
     if done.stopped:
         lines.append(f"stopped, since version {done.withdrawn} had a part in them: {', '.join(done.stopped)}")
-    return lines
+    return [*lines, *_unreadable_lines(done.unreadable)]
 
 
 def standing_lines(standing: Standing) -> list[str]:
@@ -63,8 +64,9 @@ def standing_lines(standing: Standing) -> list[str]:
     champion = "no champion" if standing.champion is None else f"champion: version {standing.champion}"
     previous = "" if standing.previous is None else f", previous: {standing.previous}"
     lines = [f"model {standing.model}; {champion}{previous}"]
+    lines += _unreadable_lines(standing.unreadable)
     if not standing.tests:
-        return [*lines, "no test runs"]
+        return [*lines, "no other test runs" if standing.unreadable else "no test runs"]
     rows: list[tuple[str, ...]] = [("", "state", "share", "up to", "unit", "segments", "arms", "since (UTC)")]
     for test in standing.tests:
         rows.append(
@@ -90,6 +92,10 @@ def standing_lines(standing: Standing) -> list[str]:
             for arm, verdict in test.verdicts.items()
         ]
     return lines
+
+
+def _unreadable_lines(unreadable: Sequence[str]) -> list[str]:
+    return [f"NOT READABLE, takes no traffic: {each}" for each in unreadable]
 
 
 def look_lines(look: Look) -> list[str]:

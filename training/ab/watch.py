@@ -72,11 +72,16 @@ def is_journal(path: Path) -> bool:
     return any(_SEGMENT.fullmatch(name) for name in names)
 
 
-def tests_to_watch(names: Sequence[str] | None, settings: RegistrySettings) -> tuple[LiveTest, ...]:
+def tests_to_watch(
+    names: Sequence[str] | None, settings: RegistrySettings, say: Callable[[str], None]
+) -> tuple[LiveTest, ...]:
     """Those named, also ended ones, whose outcomes may still come; else all that run. InputError where none does."""
     if names:
         return tuple(registry.live_test(name, settings, ended=True) for name in names)
-    running = registry.live_tests(settings)
+    unreadable: list[str] = []
+    running = registry.live_tests(settings, unreadable=unreadable)
+    for trouble in unreadable:  # whose guardrails nobody can hold; servers give it no traffic either
+        say(trouble)
     if not running:
         raise InputError(f"no test of model `{settings.model_name}` runs; start one: router-ml ab start")
     return running

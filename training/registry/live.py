@@ -93,8 +93,14 @@ def begin_test(test: LiveTest, settings: RegistrySettings = DEFAULT_SETTINGS) ->
         return replace(test, run_id=run.info.run_id)
 
 
-def live_tests(settings: RegistrySettings = DEFAULT_SETTINGS, *, ended: bool = False) -> tuple[LiveTest, ...]:
-    """The tests and shadows of the registered model that run, oldest first; with `ended` also all others."""
+def live_tests(
+    settings: RegistrySettings = DEFAULT_SETTINGS, *, ended: bool = False, unreadable: list[str] | None = None
+) -> tuple[LiveTest, ...]:
+    """The tests and shadows of the registered model that run, oldest first; with `ended` also all others.
+
+    InputError where a test's tags were changed by hand to what nobody can read; where `unreadable` is given, such a
+    test is left out, and `unreadable` told why.
+    """
     database = database_of(tracking_uri(settings))
     if database is not None and not database.exists():
         return ()
@@ -108,16 +114,25 @@ def live_tests(settings: RegistrySettings = DEFAULT_SETTINGS, *, ended: bool = F
             query += " and attributes.status = 'RUNNING'"
         ids = [experiment.experiment_id for experiment in found]
         runs = client.search_runs(ids, query, max_results=_MOST, order_by=["attributes.start_time ASC"])
-    tests = [_test(run) for run in runs]
+    tests = []
+    for run in runs:
+        try:
+            tests.append(_test(run))
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
     return tuple(test for test in tests if ended or test.ended is None)
 
 
 def live_test(name: str, settings: RegistrySettings = DEFAULT_SETTINGS, *, ended: bool = False) -> LiveTest:
     """The test of that name; InputError where there is none, or where it has ended unless `ended`."""
-    tests = {test.name: test for test in live_tests(settings, ended=True)}
+    unreadable: list[str] = []
+    tests = {test.name: test for test in live_tests(settings, ended=True, unreadable=unreadable)}
     if name not in tests:
         running = [test.name for test in tests.values() if test.ended is None]
-        raise InputError(f"there is no test `{name}`; running: {', '.join(running) or 'none'}")
+        found = "; ".join([f"running: {', '.join(running) or 'none'}", *unreadable])
+        raise InputError(f"there is no test `{name}`; {found}")
     test = tests[name]
     if test.ended is not None and not ended:
         raise InputError(f"test `{name}` was {test.ended.how} on {test.ended.at:%Y-%m-%d %H:%M} UTC; start another")
