@@ -39,8 +39,9 @@ LOGGED_DAYS = 4
 DRIFT_DAY, SABOTAGED_DAY, NEW_MODEL_DAY = 8, 11, 14
 TRIED = 60
 """Requests a day that try the new model, from its day on."""
-PRICE_OF_SUCCESS = 0.02
-"""US dollars that a success is worth, for regret."""
+PRICE_OF_SUCCESS = 0.05
+"""US dollars that a success is worth, for regret: at this price, choosing by the truth keeps 97 to 98 % of the best
+model's success on the first days, which is what versions are asked for."""
 EXPLORE = ("--explore", "15%", "--explore-cost-multiple", "100", "--explore-floor", "0.2")
 
 
@@ -51,6 +52,8 @@ class Day:
     part: TrafficSlice
     regret: float | None = None
     """Mean success per request that the best choice would have brought more, net of cost; None: not routed."""
+    old_regret: float = 0.0
+    """The same of the company's old rule."""
     night: NightReport | None = None
 
     @property
@@ -63,6 +66,11 @@ def net_value(part: TrafficSlice) -> np.ndarray:
     """[n, m], true probability of success less the cost in successes; minus infinity where a model cannot be called."""
     value = part.world.true_success(part.prompts) - part.expected_cost() / PRICE_OF_SUCCESS
     return np.where(part.available, value, -np.inf)
+
+
+def old_regret(part: TrafficSlice) -> float:
+    value = net_value(part)
+    return float(np.mean(value.max(axis=1) - value[np.arange(len(value)), part.chosen]))
 
 
 @contextmanager
@@ -159,7 +167,7 @@ def test_three_weeks_of_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         drift=Drift(DRIFT_DAY, "gpt-5.4"),
         new_model=NewModel(NEW_MODEL_DAY, new_model),
     )
-    days = [Day(part) for part in draw_traffic(world, settings)]
+    days = [Day(part, old_regret=old_regret(part)) for part in draw_traffic(world, settings)]
     assert len(days) == DAYS
     imported = tmp_path / "imported"
     imported.mkdir()
@@ -184,7 +192,8 @@ def test_three_weeks_of_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             lambda line: None,
         )
         print(
-            f"day {number}: regret {day.regret if day.regret is None else round(day.regret, 4)}, "
+            f"day {number}: regret {day.regret if day.regret is None else round(day.regret, 4)} "
+            f"(old rule {day.old_regret:.4f}), "
             f"{'accepted' if day.night.accepted else 'refused by ' + day.night.refused_by}; "
             f"{[gate['words'] for gate in day.night.data['gates'] if not gate['passed']]} "
             f"{len(day.alarms)} alarms {day.alarms[:2]}",
@@ -202,13 +211,14 @@ def test_three_weeks_of_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     steady = [day for day in days[LOGGED_DAYS + 2 : DRIFT_DAY] if day.night]
     assert not any(day.alarms for day in steady)
 
-    routed = [day for day in days if day.regret is not None]
-    regrets = {day.part.day: day.regret for day in routed}
+    routed = {day.part.day: day for day in days if day.regret is not None}
+    regrets = {number: day.regret for number, day in routed.items()}
+    assert np.mean([*regrets.values()]) < np.mean([day.old_regret for day in routed.values()])
     # The new model is better for many prompts, so regret leaps on its day and falls as the nights learn of it.
     came, last = (
         np.mean([regrets[k] for k in span]) for span in ((NEW_MODEL_DAY, NEW_MODEL_DAY + 1), (DAYS - 2, DAYS - 1))
     )
-    assert last < came - 0.02, regrets
+    assert last < 0.9 * came, regrets
     assert new_model in next(day.night for day in reversed(days) if day.night).data["traffic"]["new"]
 
     accepted = [day for day in days if day.night is not None and day.night.accepted]
