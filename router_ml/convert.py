@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from router_ml.types import (
     ShadowTest,
 )
 from router_ml.v1 import router_pb2 as pb
+from router_ml.weighed import REJECTION_NUMBER, Weighed
 
 MAX_ITEMS = 1024
 """Most requests of a batch, and most outcomes of a report."""
@@ -41,9 +43,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 ERROR_KEY = "router-ml-error-bin"
 """Trailing metadata that carries the Error of a failed unary call."""
 
-_REJECTION_NUMBER = {rejection: pb.Rejection.Value(f"REJECTION_{rejection.name}") for rejection in Rejection}
-_REJECTION = {number: rejection for rejection, number in _REJECTION_NUMBER.items()}
-_REJECTION_NUMBER_OF_VALUE = {rejection.value: number for rejection, number in _REJECTION_NUMBER.items()}
+_REJECTION = {number: rejection for rejection, number in REJECTION_NUMBER.items()}
+_REJECTION_NUMBER_OF_VALUE = {rejection.value: number for rejection, number in REJECTION_NUMBER.items()}
 _REASON_NUMBER = {reason: pb.Reason.Value(f"REASON_{reason.name}") for reason in Reason}
 _REASON = {number: reason for reason, number in _REASON_NUMBER.items()}
 _CONSTRAINTS = tuple(field.name for field in dataclasses.fields(Constraints))
@@ -96,26 +97,33 @@ def request_from_proto(message: pb.RouteRequest) -> Request:
     )
 
 
-def decision_fields(decision: Decision) -> dict[str, Any]:
-    """What a RouteResponse is built from."""
-    return {
-        "decision_id": decision.decision_id,
-        "offer": decision.offer,
-        "model": decision.model,
-        "fallbacks": decision.fallbacks,
-        "candidates": [_candidate_fields(candidate) for candidate in decision.candidates],
-        "reasons": [_REASON_NUMBER[reason] for reason in decision.reasons],
-        "propensity": decision.propensity,
-        "quality_target": decision.quality_target,
-        "version": decision.version,
-        "arm": decision.arm,
-        "bundle_sha256": decision.bundle_sha256,
-    }
-
-
 def decision_to_proto(decision: Decision) -> pb.RouteResponse:
     """The message of a decision."""
-    return pb.RouteResponse(**decision_fields(decision))
+    candidates = _prepared(decision)
+    message = pb.RouteResponse(**_decision_fields(decision, candidates))
+    if candidates is not None:
+        message.MergeFromString(candidates)
+    return message
+
+
+def batch_to_proto(results: Sequence[Decision | Exception]) -> pb.RouteBatchResponse:
+    """The answer to a batch."""
+    candidates = [_prepared(result) for result in results]
+    fields = [_result_fields(result, prepared) for result, prepared in zip(results, candidates, strict=True)]
+    message = pb.RouteBatchResponse(items=fields)
+    for item, prepared in zip(message.items, candidates, strict=True):
+        if prepared is not None:
+            item.decision.MergeFromString(prepared)
+    return message
+
+
+def stream_answer_to_proto(mark: str, result: Decision | Exception) -> pb.RouteStreamResponse:
+    """The answer to the message of a stream that has this mark."""
+    candidates = _prepared(result)
+    message = pb.RouteStreamResponse(id=mark, **_result_fields(result, candidates))
+    if candidates is not None:
+        message.decision.MergeFromString(candidates)
+    return message
 
 
 def decision_from_proto(message: pb.RouteResponse) -> Decision:
@@ -232,13 +240,6 @@ def error_from_proto(message: pb.Error) -> RouterMlError:
     return RouterMlError(message.message)
 
 
-def result_fields(result: Decision | Exception) -> dict[str, Any]:
-    """The members `decision` or `error` of an item."""
-    if isinstance(result, Decision):
-        return {"decision": decision_fields(result)}
-    return {"error": error_fields(result)}
-
-
 def result_from_proto(item: pb.RouteBatchItem | pb.RouteStreamResponse) -> Decision | RouterMlError:
     """What an item holds."""
     if item.WhichOneof("result") == "decision":
@@ -268,6 +269,37 @@ def _request_fields(request: Request) -> dict[str, Any]:
     return fields
 
 
+def _decision_fields(decision: Decision, prepared: bytes | None) -> dict[str, Any]:
+    """What a RouteResponse is built from; of its candidates only if they are not `prepared`."""
+    return {
+        "decision_id": decision.decision_id,
+        "offer": decision.offer,
+        "model": decision.model,
+        "fallbacks": decision.fallbacks,
+        "candidates": [_candidate_fields(candidate) for candidate in decision.candidates] if prepared is None else (),
+        "reasons": [_REASON_NUMBER[reason] for reason in decision.reasons],
+        "propensity": decision.propensity,
+        "quality_target": decision.quality_target,
+        "version": decision.version,
+        "arm": decision.arm,
+        "bundle_sha256": decision.bundle_sha256,
+    }
+
+
+def _result_fields(result: Decision | Exception, prepared: bytes | None) -> dict[str, Any]:
+    """The members `decision` or `error` of an item."""
+    if isinstance(result, Decision):
+        return {"decision": _decision_fields(result, prepared)}
+    return {"error": error_fields(result)}
+
+
+def _prepared(result: Decision | Exception) -> bytes | None:
+    """The candidates as bytes of a RouteResponse, where they can be had cheaply."""
+    if isinstance(result, Decision) and isinstance(result.candidates, Weighed):
+        return result.candidates.message()
+    return None
+
+
 def _constraints(message: pb.RouteRequest) -> Constraints:
     constraints = Constraints(
         allowed_models=tuple(message.allowed_models),
@@ -288,7 +320,7 @@ def _candidate_fields(candidate: Candidate) -> dict[str, Any]:
         "output_tokens": candidate.output_tokens,
         "cost_usd": candidate.cost_usd,
         "latency_ms": candidate.latency_ms,
-        "rejected": _REJECTION_NUMBER[candidate.rejected] if candidate.rejected is not None else None,
+        "rejected": REJECTION_NUMBER[candidate.rejected] if candidate.rejected is not None else None,
     }
 
 

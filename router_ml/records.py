@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -25,6 +25,7 @@ from router_ml.errors import InputError, RequestError
 from router_ml.request import check_number, check_tokens
 from router_ml.types import NO_CONSTRAINTS, Candidate, Constraints, Decision, Request, ShadowDecision
 from router_ml.v1 import log_pb2
+from router_ml.weighed import Weighed
 
 if TYPE_CHECKING:
     from router_ml.exploration import Drawn
@@ -103,7 +104,7 @@ def decision_line(
         "offer": decision.offer,
         "model": decision.model,
         "fallbacks": decision.fallbacks,
-        "candidates": [_candidate(candidate) for candidate in decision.candidates],
+        "candidates": _candidates(decision.candidates),
         "reasons": decision.reasons,
         "propensity": decision.propensity,
         "quality_target": decision.quality_target,
@@ -256,6 +257,10 @@ def _constraints(constraints: Constraints) -> dict[str, Any]:
     )
 
 
+def _candidates(candidates: Sequence[Candidate]) -> Weighed | list[dict[str, Any]]:
+    return candidates if isinstance(candidates, Weighed) else [_candidate(each) for each in candidates]
+
+
 def _candidate(candidate: Candidate) -> dict[str, Any]:
     offer, model, p_success, output_tokens, cost_usd, latency_ms, rejected = candidate
     record: dict[str, Any] = {"offer": offer, "model": model}
@@ -277,7 +282,19 @@ def _known(**fields: Any) -> dict[str, Any]:
 def _line(kind: RecordKind, record: dict[str, Any]) -> bytes:
     whole = {kind.value: _known(**record)}
     try:
-        return orjson.dumps(whole, option=_OPTIONS)
+        return orjson.dumps(whole, default=_prepared, option=_OPTIONS)
     except TypeError:  # lone surrogates, which UTF-8 cannot carry
-        text = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=float)
+        text = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
         return _LONE_SURROGATE.sub("\ufffd", text).encode() + b"\n"
+
+
+def _prepared(value: Any) -> orjson.Fragment:
+    """For orjson, what it cannot write itself: candidates that are bytes already."""
+    if isinstance(value, Weighed) and (candidates := value.json()) is not None:
+        return orjson.Fragment(candidates)
+    raise TypeError
+
+
+def _plain(value: Any) -> Any:
+    """For `json`, what it cannot write itself: candidates, and numbers of numpy."""
+    return list(map(_candidate, value)) if isinstance(value, Weighed) else float(value)

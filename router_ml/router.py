@@ -22,7 +22,8 @@ from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
 from router_ml.request_policy import Choice, RequestPolicy, rule_of
 from router_ml.text import prompt_text
-from router_ml.types import Candidate, Decision, Description, Digest, Estimates, Float32Array, Message, Request
+from router_ml.types import Decision, Description, Digest, Estimates, Float32Array, Message, Request
+from router_ml.weighed import OfferNames, Weighed
 
 _BATCH_TOKENS = 2048
 """Token positions in one run of the graph: the vectors of more would fall out of the processor's cache."""
@@ -55,9 +56,8 @@ class Router:
         self._ratios: list[float] = self._ratio.tolist()
         self._encoder_sha256 = _encoder_sha256(bundle) if digests and bundle.tokenizer else None
         self._column: list[int] = self.policy.column.tolist()
-        self._offers = tuple(
-            (offer.name, offer.model, column) for offer, column in zip(self.policy.offers, self._column, strict=True)
-        )
+        self._offers = tuple((offer.name, offer.model) for offer in self.policy.offers)
+        self._names = OfferNames(self._offers)
         self.exploration = exploration
         self._explorer = Explorer(exploration, bundle.sha256) if exploration else None
         thompson = exploration is not None and exploration.rule is ExplorationRule.THOMPSON
@@ -345,13 +345,11 @@ class Router:
         choice = self._choice(request, row)
         if not choice.order:
             raise self._of_request.no_offer(choice)
-        output, latency, cost = _known(output_tokens), _known(latency_ms), _known(choice.cost_usd)
-        candidates = tuple(
-            [
-                Candidate(name, model, p_success[j], output[j], usd, latency[j], why)
-                for (name, model, j), usd, why in zip(self._offers, cost, choice.rejected, strict=True)
-            ]
-        )
+        numbers = [
+            number
+            for j, usd in zip(self._column, choice.cost_usd, strict=True)
+            for number in (p_success[j], output_tokens[j], usd, latency_ms[j])
+        ]
         decision_id = decision_id or time_ordered_id()
         order, reasons, propensity, drawn = choice.order, choice.reasons, 1.0, None  # the policy is deterministic
         if self._explorer is not None:
@@ -360,14 +358,14 @@ class Router:
                 decision_id, choice, self._column, p_success, by, deviation
             )
         first, *others = order
-        name, model, _ = self._offers[first]
+        name, model = self._offers[first]
         target = request.quality_target or self.bundle.points.default_target
         return Decision(
             decision_id=decision_id,
             offer=name,
             model=model,
             fallbacks=tuple([self._offers[k][0] for k in others]),
-            candidates=candidates,
+            candidates=Weighed(self._names, numbers, choice.rejected),
             reasons=reasons,
             propensity=propensity,
             quality_target=None if request.min_success_probability is not None else target,
@@ -386,11 +384,6 @@ def time_ordered_id() -> str:
     value = (value & ~(0x3 << 62)) | 0x2 << 62
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def _known(values: list[float]) -> list[float | None]:
-    """None where unknown (NaN, which differs from itself)."""
-    return [None if value != value else value for value in values]
 
 
 def _digests(

@@ -118,8 +118,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         results = self._router.decide_batch(requests)
         for request, result in zip(requests, results, strict=True):
             self._record(request, result)
-        answer = pb.RouteBatchResponse(items=[convert.result_fields(result) for result in results])
-        return answer, [result for result in results if isinstance(result, Decision)]
+        return convert.batch_to_proto(results), [result for result in results if isinstance(result, Decision)]
 
     def RouteStream(
         self, messages: Iterator[pb.RouteStreamRequest], context: grpc.ServicerContext
@@ -176,7 +175,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         except Exception as error:
             _log_fault(error)
             result = error
-        answer = pb.RouteStreamResponse(id=message.id, **convert.result_fields(result))
+        answer = convert.stream_answer_to_proto(message.id, result)
         if self._meter is not None and isinstance(result, Decision):
             self._meter.count("RouteStream", None, (time.time_ns() - begun) * 1e-9, (result,))
         return answer

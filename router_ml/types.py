@@ -6,7 +6,7 @@ offers stand in catalog order; ``p_success[i, j]`` is request i, model j.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -177,7 +177,7 @@ class Decision(NamedTuple):
     model: str
     fallbacks: tuple[str, ...]
     """Eligible offers to try in this order if the chosen one fails."""
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     """Every offer of the catalog whose model the bundle can judge, in catalog order."""
     reasons: tuple[Reason, ...]
     propensity: float
