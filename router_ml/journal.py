@@ -194,18 +194,26 @@ class Journal:
 
         The two objects, an embedding included, must not be changed afterwards.
         """
-        n_bytes = _DECISION_BYTES + prompt_bytes(request)
+        self.append_decisions(((request, decision),))
+
+    def append_decisions(self, decided: Sequence[tuple[Request, Decision]]) -> None:
+        """The same for several decisions."""
         micros = time.time_ns() // 1000
         with self._lock:
-            self._number += 1
+            number, room = self._number, self.settings.queue_bytes - self._queued_bytes
             if self._writer is not None:
-                self._writer.hand(self._number)
-            if self._closed or self._queued_bytes + n_bytes > self.settings.queue_bytes:
-                self._decisions_dropped += 1
-                self._untold += 1
-                return
-            self._queued_bytes += n_bytes
-            self._queue.append(_Decided(request, decision, micros, n_bytes, self._number))
+                self._writer.hand(number + len(decided))
+            self._number = number + len(decided)
+            for request, decision in decided:
+                number += 1
+                n_bytes = _DECISION_BYTES + prompt_bytes(request)
+                if self._closed or n_bytes > room:
+                    self._decisions_dropped += 1
+                    self._untold += 1
+                    continue
+                room -= n_bytes
+                self._queued_bytes += n_bytes
+                self._queue.append(_Decided(request, decision, micros, n_bytes, number))
 
     def append_shadow(self, shadow: ShadowDecision) -> None:
         """Hand a shadow decision to the writer; never raises, never waits for the disk."""

@@ -67,6 +67,8 @@ class Policy:
         """[o], on top of the tokens."""
         self.by_token = np.array([offer.input_usd_per_mtok is not None for offer in self.offers])
         """[o]; False: a price per request alone, so tokens need not be known."""
+        self.default_rule = self.rule_at(points.default_target)
+        """`rule_at` the target of requests that set none."""
         self._context = _floats([model.context_window for model in self.limits], np.inf)
 
     def price(self, estimates: Estimates, *, cached: Float64Array | None = None) -> Float64Array:

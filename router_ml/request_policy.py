@@ -160,7 +160,7 @@ def rule_of(policy: Policy, request: Request) -> tuple[Rule, float, Reason]:
     if request.min_success_probability is not None:
         return Rule.THRESHOLD, request.min_success_probability, Reason.CHEAPEST_CLEARING
     target = request.quality_target
-    return policy.rule_at(policy.points.default_target if target is None else target)
+    return policy.default_rule if target is None else policy.rule_at(target)
 
 
 def rank(

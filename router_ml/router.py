@@ -9,24 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from router_ml import bundle as bundles
+from router_ml.batch_policy import BatchPolicy, Chosen
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.exploration import Exploration, ExplorationRule, Explorer
-from router_ml.features import Features, no_text_side, side_features, side_matrix
+from router_ml.features import Features
 from router_ml.heads import OUTPUTS, VECTOR, Row, deviations, estimate, rows_of
 from router_ml.policy import Policy
 from router_ml.request import check_request, make_request
+from router_ml.request_features import RequestFeatures
 from router_ml.request_policy import Choice, RequestPolicy, rule_of
-from router_ml.text import prompt_text
 from router_ml.types import Decision, Description, Digest, Estimates, Float32Array, Message, Request
 from router_ml.weighed import OfferNames, Weighed
 
-_BATCH_TOKENS = 2048
-"""Token positions in one run of the graph: the vectors of more would fall out of the processor's cache."""
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+"""Of a random digit, one whose two upper bits say that a UUID is of RFC 9562."""
 
 
 class Router:
@@ -51,9 +52,10 @@ class Router:
         self.policy = Policy(catalog or bundle.catalog, bundle.manifest.models, bundle.points)
         self._of_request = RequestPolicy(self.policy)
         self._catalog_as_of = (catalog or bundle.catalog).as_of
-        self._segment_index = {name: k + 1 for k, name in enumerate(bundle.manifest.segments)}
+        self._features = RequestFeatures(bundle)
         self._ratio = np.array(bundle.manifest.input_token_ratio, dtype=np.float32)
         self._ratios: list[float] = self._ratio.tolist()
+        self._of_batch = BatchPolicy(self.policy, self._of_request, self._ratios)
         self._encoder_sha256 = _encoder_sha256(bundle) if digests and bundle.tokenizer else None
         self._column: list[int] = self.policy.column.tolist()
         self._offers = tuple((offer.name, offer.model) for offer in self.policy.offers)
@@ -142,7 +144,7 @@ class Router:
 
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         """Decide each request; one that is wrong gets its error in its place and spoils no other."""
-        return self.decide_batch_as([time_ordered_id() for _ in requests], requests)
+        return self.decide_batch_as(time_ordered_ids(len(requests)), requests)
 
     def decide_batch_as(
         self, decision_ids: Sequence[str], requests: Sequence[Request]
@@ -156,9 +158,11 @@ class Router:
                 good.append(i)
             except RequestError as error:
                 results[i] = error
-        for i, row, digest, deviation in self._rows(requests, good):
+        some = [requests[i] for i in good]
+        for i, request, (chosen, digest, deviation) in zip(good, some, self._chosen(some), strict=True):
+            choice, p_success, numbers = chosen
             try:
-                results[i] = self._decision(requests[i], row, digest, deviation, decision_ids[i])
+                results[i] = self._decision(request, choice, p_success, numbers, digest, deviation, decision_ids[i])
             except NoEligibleOfferError as error:
                 results[i] = error
         return [result for result in results if result is not None]
@@ -176,22 +180,28 @@ class Router:
 
         Models without a chance are left out, so that a request that has no eligible offer gets an empty one.
         """
-        found: list[dict[str, float]] = [{}] * len(requests)
-        for i, row, _, deviation in self._rows(requests, range(len(requests))):
-            found[i] = self._chances(requests[i], row, deviation)
-        return found
+        return [
+            self._chances(request, chosen, deviation)
+            for request, (chosen, _, deviation) in zip(requests, self._chosen(requests), strict=True)
+        ]
 
     def estimate(self, requests: Sequence[Request]) -> Estimates:
         """Estimates [n, m] of n checked requests; runs the graph on requests of like length together."""
-        order = list(self._parts(requests))
-        parts = [self._estimate([requests[i] for i in part]) for part in order]
+        order, parts = [], []
+        for places, features in self._features.parts(requests):
+            order.append(places)
+            parts.append(estimate(self.bundle.session, features, self._ratio))
         back = np.argsort(np.concatenate(order), kind="stable")
-        return Estimates(
+        found = Estimates(
             *(
                 np.concatenate([getattr(part, name) for part in parts])[back]
                 for name in ("p_success", "output_tokens", "latency_ms", "input_tokens")
             )
         )
+        for i, request in enumerate(requests):
+            if request.input_tokens is not None:
+                found.input_tokens[i] = request.input_tokens
+        return found
 
     def describe(self) -> Description:
         """What is in force: version, hashes, models, offers, targets, limits."""
@@ -219,32 +229,28 @@ class Router:
 
     def _decide(self, request: Request, decision_id: str | None = None) -> Decision:
         self._check_fits(request)
-        features = self._features((request,))
+        features = self._features.together((request,))
         flat, (digest,), (deviation,) = self._run((request,), features)
-        return self._decision(request, next(rows_of(flat, features, self._ratios)), digest, deviation, decision_id)
+        row = next(rows_of(flat, features, self._ratios))
+        choice = self._choice(request, row)
+        numbers = self._numbers(row, choice)
+        return self._decision(request, choice, row.p_success, numbers, digest, deviation, decision_id)
 
-    def _rows(
-        self, requests: Sequence[Request], at: Sequence[int]
-    ) -> Iterator[tuple[int, Row, Digest | None, list[float] | None]]:
-        """What the graph says of the requests at these places, with the place, in an order of its own."""
-        for part in self._parts([requests[i] for i in at]):
-            places = [at[k] for k in part]
-            some = [requests[i] for i in places]
-            features = self._features(some)
-            flat, digests, spread = self._run(some, features)
-            yield from zip(places, rows_of(flat, features, self._ratios), digests, spread, strict=True)
-
-    def _parts(self, requests: Sequence[Request]) -> Iterator[NDArray[np.intp]]:
-        """Indices of requests of like length, to be run together."""
-        lengths = [self._length(request) for request in requests]
-        order = np.argsort(lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and (stop - start + 1) * (lengths[order[stop]] // 3 + 8) <= _BATCH_TOKENS:
-                stop += 1
-            yield order[start:stop]
-            start = stop
+    def _chosen(self, requests: Sequence[Request]) -> Iterator[tuple[Chosen, Digest | None, list[float] | None]]:
+        """What the policy would choose for each checked request, with digest and deviations, where they are made."""
+        if not requests:
+            return iter(())
+        flat = np.empty((len(requests), 3 * len(self._ratios)), dtype=np.float32)
+        n_tokens = np.empty(len(requests), dtype=np.float32)
+        digests: list[Digest | None] = [None] * len(requests)
+        deviation: list[list[float] | None] = [None] * len(requests)
+        for places, features in self._features.parts(requests):
+            at = places.tolist()
+            flat[places], some_digests, spread = self._run([requests[i] for i in at], features)
+            n_tokens[places] = features.n_tokens
+            for i, digest, each in zip(at, some_digests, spread, strict=True):
+                digests[i], deviation[i] = digest, each
+        return zip(self._of_batch.choose(requests, flat, n_tokens), digests, deviation, strict=True)
 
     def _run(
         self, requests: Sequence[Request], features: Features
@@ -263,21 +269,6 @@ class Router:
             return flat, digests, nothing
         return flat, digests, deviations(self._uncertainty, vectors, features.side, features.segment).tolist()
 
-    def _estimate(self, requests: Sequence[Request]) -> Estimates:
-        estimates = estimate(self.bundle.session, self._features(requests), self._ratio)
-        for i, request in enumerate(requests):
-            if request.input_tokens is not None:
-                estimates.input_tokens[i] = request.input_tokens
-        return estimates
-
-    def _length(self, request: Request) -> int:
-        """Characters that will be tokenized, about."""
-        tokenizer = self.bundle.tokenizer
-        if tokenizer is None or request.embedding is not None:
-            return 0
-        texts = [message.content for message in request.messages] if request.text is None else [request.text]
-        return min(sum(map(len, texts)), tokenizer.settings.max_chars)
-
     def _check(self, request: Request) -> None:
         check_request(request)
         self._check_fits(request)
@@ -291,30 +282,6 @@ class Router:
         elif request.embedding.shape != (size,):
             raise RequestError(f"`embedding` must have {size} numbers for this bundle; found {request.embedding.size}")
 
-    def _features(self, requests: Sequence[Request]) -> Features:
-        n, tokenizer = len(requests), self.bundle.tokenizer
-        segment = np.array([self._segment_index.get(request.segment or "", 0) for request in requests], dtype=np.int64)
-        vectors = [i for i, request in enumerate(requests) if request.embedding is not None]
-        embedding = np.zeros((n, self.bundle.manifest.embedding_size), dtype=np.float32)
-        for i in vectors:
-            vector = requests[i].embedding
-            embedding[i] = vector / np.linalg.norm(vector)  # type: ignore[operator, arg-type]
-        if tokenizer is None:
-            unknown = np.full(n, np.nan, dtype=np.float32)
-            return Features(np.zeros((n, 1), dtype=np.int64), embedding, no_text_side(n), segment, unknown)
-        texts = [_text(request) for request in requests]
-        tokens = tokenizer.tokens(texts)
-        rows = [row.ids for row in tokens]
-        side = side_matrix([side_features(text, row.n_whole) for text, row in zip(texts, tokens, strict=True)])
-        n_tokens = np.array([row.n_whole for row in tokens], dtype=np.float32)
-        if vectors:
-            side[vectors], n_tokens[vectors] = 0.0, np.nan
-            for i in vectors:
-                rows[i] = rows[i][:0]
-        # One row needs no padding, unless it is empty.
-        ids = rows[0][None] if n == 1 and rows[0].size else tokenizer.pad(rows)
-        return Features(ids, embedding, side, segment, n_tokens)
-
     def _choice(self, request: Request, row: Row) -> Choice:
         """What the policy would choose, if anything."""
         input_tokens = row.input_tokens
@@ -322,34 +289,38 @@ class Router:
             input_tokens = [float(request.input_tokens)] * len(row.p_success)
         return self._of_request.choose(request, row.p_success, row.output_tokens, input_tokens)
 
-    def _chances(self, request: Request, row: Row, deviation: list[float] | None) -> dict[str, float]:
-        choice = self._choice(request, row)
+    def _numbers(self, row: Row, choice: Choice) -> list[float]:
+        """As `Weighed` takes them."""
+        p_success, output_tokens, latency_ms, _ = row
+        return [
+            number
+            for j, usd in zip(self._column, choice.cost_usd, strict=True)
+            for number in (p_success[j], output_tokens[j], usd, latency_ms[j])
+        ]
+
+    def _chances(self, request: Request, chosen: Chosen, deviation: list[float] | None) -> dict[str, float]:
+        choice = chosen.choice
         if not choice.order:
             return {}
         if self._explorer is None:
             return {self._offers[choice.order[0]][1]: 1.0}
         by = rule_of(self.policy, request)
-        models, probability, *_ = self._explorer.spread(choice, self._column, row.p_success, by, deviation)
+        models, probability, *_ = self._explorer.spread(choice, self._column, chosen.p_success, by, deviation)
         return {self.policy.models[j]: each for j, each in zip(models, probability, strict=True)}
 
     def _decision(
         self,
         request: Request,
-        row: Row,
+        choice: Choice,
+        p_success: list[float],
+        numbers: list[float],
         digest: Digest | None,
         deviation: list[float] | None,
         decision_id: str | None = None,
     ) -> Decision:
-        """The decision by the estimates; NoEligibleOfferError where there is none."""
-        p_success, output_tokens, latency_ms, _ = row
-        choice = self._choice(request, row)
+        """The decision of a choice, `numbers` as `Weighed` takes them; NoEligibleOfferError where there is none."""
         if not choice.order:
             raise self._of_request.no_offer(choice)
-        numbers = [
-            number
-            for j, usd in zip(self._column, choice.cost_usd, strict=True)
-            for number in (p_success[j], output_tokens[j], usd, latency_ms[j])
-        ]
         decision_id = decision_id or time_ordered_id()
         order, reasons, propensity, drawn = choice.order, choice.reasons, 1.0, None  # the policy is deterministic
         if self._explorer is not None:
@@ -379,11 +350,18 @@ class Router:
 
 def time_ordered_id() -> str:
     """A UUID of version 7 (RFC 9562): 48 bits of unix milliseconds, then random ones, so that ids sort by time."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | 0x7 << 76
-    value = (value & ~(0x3 << 62)) | 0x2 << 62
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return time_ordered_ids(1)[0]
+
+
+def time_ordered_ids(n: int) -> list[str]:
+    """So many of them."""
+    time_digits = f"{time.time_ns() // 1_000_000:012x}"
+    head = f"{time_digits[:8]}-{time_digits[8:]}-7"
+    random = os.urandom(10 * n).hex()
+    return [
+        f"{head}{random[at : at + 3]}-{_VARIANT[random[at + 3]]}{random[at + 4 : at + 7]}-{random[at + 8 : at + 20]}"
+        for at in range(0, 20 * n, 20)
+    ]
 
 
 def _digests(
@@ -415,8 +393,3 @@ def _uncertainty_of(bundle: Bundle) -> ort.InferenceSession:
             "needs; explore by `epsilon`, or train it anew with this version of router-ml"
         )
     return bundles.open_session(bundle.uncertainty)
-
-
-def _text(request: Request) -> str:
-    """The text of a prompt; empty for one that came as an embedding."""
-    return request.text if request.text is not None else prompt_text(request.messages)

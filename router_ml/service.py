@@ -54,7 +54,7 @@ class Decider(Protocol):
 class Record(Protocol):
     """What keeps decisions and outcomes: the Journal."""
 
-    def append_decision(self, request: Request, decision: Decision, /) -> None:
+    def append_decisions(self, decided: Sequence[tuple[Request, Decision]], /) -> None:
         """Returns at once."""
 
     def append_outcomes(self, outcomes: Sequence[OutcomeReport], /) -> None:
@@ -116,9 +116,10 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         _check_count("requests", len(message.requests))
         requests = [convert.request_from_proto(item) for item in message.requests]
         results = self._router.decide_batch(requests)
-        for request, result in zip(requests, results, strict=True):
-            self._record(request, result)
-        return convert.batch_to_proto(results), [result for result in results if isinstance(result, Decision)]
+        pairs = zip(requests, results, strict=True)
+        decided = [(request, result) for request, result in pairs if isinstance(result, Decision)]
+        self._record(decided)
+        return convert.batch_to_proto(results), [decision for _, decision in decided]
 
     def RouteStream(
         self, messages: Iterator[pb.RouteStreamRequest], context: grpc.ServicerContext
@@ -164,7 +165,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     def _decide(self, message: pb.RouteRequest) -> Decision:
         request = convert.request_from_proto(message)
         decision = self._router.decide(request)
-        self._record(request, decision)
+        self._record(((request, decision),))
         return decision
 
     def _answer(self, message: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
@@ -180,9 +181,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             self._meter.count("RouteStream", None, (time.time_ns() - begun) * 1e-9, (result,))
         return answer
 
-    def _record(self, request: Request, result: Decision | RouterMlError) -> None:
-        if self._journal is not None and isinstance(result, Decision):
-            self._journal.append_decision(request, result)
+    def _record(self, decided: Sequence[tuple[Request, Decision]]) -> None:
+        if self._journal is not None and decided:
+            self._journal.append_decisions(decided)
 
     def _append(self, journal: Record, outcomes: Sequence[OutcomeReport]) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from router_ml.errors import RouterMlError
 from router_ml.experiment import Experiment
-from router_ml.router import Router, time_ordered_id
+from router_ml.router import Router, time_ordered_id, time_ordered_ids
 from router_ml.shadow import ShadowQueue
 from router_ml.traffic import Traffic, in_force
 from router_ml.types import Decision, Description, Request
@@ -69,7 +69,7 @@ class SplitRouter:
 
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         """Decide each request; one that is wrong gets its error in its place and spoils no other."""
-        ids = [time_ordered_id() for _ in requests]
+        ids = time_ordered_ids(len(requests))
         places: defaultdict[_Side | None, list[int]] = defaultdict(list)
         for i, (request, decision_id) in enumerate(zip(requests, ids, strict=True)):
             places[self._side(request, decision_id)].append(i)

@@ -60,7 +60,7 @@ def _figure(router: Router, word: Word, n_tokens: int, rounds: int, calls: int) 
         whole.append(Latency.of(spans))
         per_second.append(calls / sum(spans) * 1e6)
         tokenizing.append(median(_timed(lambda text: tokenizer.tokens((text,)), alone)))
-        feeds = [router._features((make_request(text),)).feed() for text in alone]
+        feeds = [router._features.together((make_request(text),)).feed() for text in alone]
         graph.append(median(_timed(lambda feed: run(OUTPUTS, feed), feeds)))
     latency = Latency.median(whole)
     return Figure(
@@ -97,19 +97,19 @@ def _spans(router: Router, text: str) -> list[float]:
     marks.append(clock())
     tokenizer_of(router).tokens((text,))
     marks.append(clock())
-    features = router._features((request,))
+    features = router._features.together((request,))
     marks.append(clock())
     router.bundle.session.run(OUTPUTS, features.feed())
     marks.append(clock())
     flat, *_ = router._run((request,), features)
     marks.append(clock())
     row = next(rows_of(flat, features, router._ratios))
-    router._of_request.choose(request, row.p_success, row.output_tokens, row.input_tokens)
+    choice = router._choice(request, row)
     marks.append(clock())
-    router._decision(request, row, None, None)
+    router._decision(request, choice, row.p_success, router._numbers(row, choice), None, None)
     marks.append(clock())
-    request_us, tokenizer, features_us, graph, _, policy, both = (np.diff(marks) / 1e3).tolist()
-    return [request_us, tokenizer, features_us - tokenizer, graph, policy, both - policy]
+    request_us, tokenizer, features_us, graph, _, policy, decision = (np.diff(marks) / 1e3).tolist()
+    return [request_us, tokenizer, features_us - tokenizer, graph, policy, decision]
 
 
 def _timed(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[float]:

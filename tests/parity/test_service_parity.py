@@ -12,10 +12,11 @@ import pytest
 
 from router_ml.client import RouterClient
 from router_ml.errors import NoEligibleOfferError, RequestError, RouterMlError
+from router_ml.exploration import Exploration, ExplorationRule
 from router_ml.request import make_request
-from router_ml.router import Router
+from router_ml.router import Router, time_ordered_ids
 from router_ml.server import ServerSettings, serve
-from router_ml.types import Decision, Message, Request
+from router_ml.types import Decision, Message, Reason, Request
 
 N_UNARY, N_BATCH, N_STREAM = 2000, 3000, 2000
 WORDS = [
@@ -150,6 +151,32 @@ def test_wrong_requests_of_a_batch_keep_their_places(router: Router, client: Rou
             assert (one.offer, one.fallbacks, one.reasons) == (answer.offer, answer.fallbacks, answer.reasons)
         else:
             check_same(one, answer, each)
+
+
+@pytest.mark.parametrize("rule", [None, *ExplorationRule])
+def test_a_batch_decides_as_its_requests_alone(tiny_bundle: Path, rule: ExplorationRule | None) -> None:
+    exploration = None if rule is None else Exploration(0.5, rule, cost_multiple=100, floor=0.0)
+    router = Router.load(tiny_bundle, exploration=exploration)
+    asked = requests(5, 400)
+    ids = time_ordered_ids(len(asked))
+    whole = router.decide_batch_as(ids, asked)
+    explored = 0
+    for each, decision_id, in_whole in zip(asked, ids, whole, strict=True):
+        alone: Decision | RouterMlError
+        try:
+            alone = router.decide_as(decision_id, each)
+        except RouterMlError as error:
+            alone = error
+        (in_batch,) = router.decide_batch_as([decision_id], [each])
+        check_same(alone, in_batch, each)
+        if isinstance(alone, Decision):
+            assert isinstance(in_whole, Decision)
+            assert in_batch.exploration == alone.exploration
+            # Rows beside it change the graph's sums in the last digits, and nothing else.
+            assert (in_whole.offer, in_whole.reasons) == (alone.offer, alone.reasons)
+            assert in_whole.propensity == pytest.approx(alone.propensity, rel=1e-4)
+            explored += Reason.EXPLORED in alone.reasons
+    assert explored == 0 if rule is None else explored > 20
 
 
 def test_route_stream_decides_as_in_process(router: Router, client: RouterClient) -> None:

@@ -15,11 +15,14 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from router_ml.batch_policy import BatchPolicy
 from router_ml.catalog import Catalog, Model, Offer
+from router_ml.features import Features
+from router_ml.heads import rows_of
 from router_ml.operating_points import OperatingPoints
 from router_ml.policy import Choices, Policy
 from router_ml.request_policy import Choice, RequestPolicy
-from router_ml.types import Constraints, Estimates, Reason, Rejection, Request, Rule
+from router_ml.types import NO_CONSTRAINTS, Constraints, Estimates, Reason, Rejection, Request, Rule
 
 REGIONS = ("us", "eu", "uk")
 CAPABILITIES = ("tools", "vision")
@@ -178,6 +181,37 @@ def test_a_level_of_the_request_chooses_as_that_level_for_many_prompts_at_once(c
     for i in range(len(case.requests)):
         one = case.choose_one(i, Request(text="hi", min_success_probability=level))
         assert one.order == many.order[i, : many.n_eligible[i]].tolist()
+
+
+@settings(max_examples=500, deadline=None)
+@given(cases(), st.data())
+def test_a_batch_is_chosen_for_as_its_requests_one_by_one_to_the_last_bit(case: Case, data: st.DataObject) -> None:
+    n, m = case.estimates.p_success.shape
+    asked = [_in_batch(each, data) for each in case.requests]
+    odds = data.draw(st.lists(st.floats(0, 1e9, width=32), min_size=n * m, max_size=n * m))
+    flat = np.empty((n, 3 * m), dtype=np.float32)
+    flat[:, 0::3] = np.reshape(odds, (n, m))
+    flat[:, 1::3], flat[:, 2::3] = case.estimates.output_tokens, case.estimates.latency_ms
+    n_tokens, ratio = case.estimates.input_tokens[:, 0], [1.1, 0.9, 1.0, 1.3][:m]
+    of_one = RequestPolicy(case.policy)
+    batch = BatchPolicy(case.policy, of_one, ratio).choose(asked, flat, n_tokens)
+    features = Features(flat, flat, flat, flat, n_tokens)  # type: ignore[arg-type]  # only the tokens are looked at
+    for request, chosen, row in zip(asked, batch, rows_of(flat, features, ratio), strict=True):
+        told = request.input_tokens
+        inputs = row.input_tokens if told is None else [float(told)] * m
+        one = of_one.choose(request, row.p_success, row.output_tokens, inputs)
+        check_same(chosen.choice, one)
+        assert chosen.p_success == row.p_success
+        at = case.policy.column.tolist()
+        for k, each in enumerate(([row.p_success[j] for j in at], [row.output_tokens[j] for j in at], one.cost_usd)):
+            np.testing.assert_array_equal(chosen.numbers[k::4], each)
+
+
+def _in_batch(request: Request, data: st.DataObject) -> Request:
+    """The request, or one without constraints and cached tokens, as most are."""
+    bare = dataclasses.replace(request, constraints=NO_CONSTRAINTS, cached_input_tokens={})
+    chosen = data.draw(st.sampled_from((request, bare, bare)))
+    return dataclasses.replace(chosen, input_tokens=data.draw(maybe() | tokens))
 
 
 @laws

@@ -40,7 +40,7 @@ class Router:
 
 
 class ListJournal(list):
-    def append_decision(self, request, decision):
+    def append_decisions(self, decided):
         pass
 
     append_outcomes = list.extend

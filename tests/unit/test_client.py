@@ -56,7 +56,7 @@ class MarkingRouter:
 
 
 class ListJournal(list):
-    def append_decision(self, request, decision):
+    def append_decisions(self, decided):
         pass
 
     append_outcomes = list.extend

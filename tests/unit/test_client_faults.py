@@ -460,7 +460,7 @@ def test_wrong_addresses_and_deadlines_are_refused_by_name(make_client, addresse
 
 
 class ListJournal(list):
-    def append_decision(self, request, decision):
+    def append_decisions(self, decided):
         pass
 
     append_outcomes = list.extend

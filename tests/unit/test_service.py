@@ -64,8 +64,8 @@ class ListJournal:
         self.outcomes = []
         self.trouble = None
 
-    def append_decision(self, request, decision):
-        self.decisions.append((request, decision))
+    def append_decisions(self, decided):
+        self.decisions += decided
 
     def append_outcomes(self, outcomes):
         if self.trouble:
