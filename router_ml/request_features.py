@@ -35,8 +35,8 @@ class RequestFeatures:
         ids = rows[0][None] if len(rows) == 1 and rows[0].size else self._padded(rows)
         return Features(ids, self._embedding(requests), side, self._segment(requests), n_tokens)
 
-    def parts(self, requests: Sequence[Request]) -> Iterator[tuple[NDArray[np.intp], Features]]:
-        """Places of requests of like length, which are to be run together, and their features."""
+    def parts(self, requests: Sequence[Request], *, alone: bool = False) -> Iterator[tuple[NDArray[np.intp], Features]]:
+        """Places of requests of like length, which are to be run together, and their features; `alone`: of each."""
         rows, side, n_tokens = self._texts(requests)
         embedding, segment = self._embedding(requests), self._segment(requests)
         lengths = np.array([len(row) for row in rows], dtype=np.intp)
@@ -44,7 +44,11 @@ class RequestFeatures:
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and (stop - start + 1) * (lengths[order[stop]] + _ROW_TOKENS) <= _BATCH_TOKENS:
+            while (
+                not alone
+                and stop < len(order)
+                and (stop - start + 1) * (lengths[order[stop]] + _ROW_TOKENS) <= _BATCH_TOKENS
+            ):
                 stop += 1
             part = order[start:stop]
             ids = self._padded([rows[i] for i in part.tolist()])

@@ -77,6 +77,9 @@ class Versions:
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         return self._deciders[self._generation.value].decide_batch(requests)
 
+    def decide_each(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
+        return self._deciders[self._generation.value].decide_each(requests)
+
     def describe(self) -> Description:
         """What is in force, and what was refused since, if anything."""
         refused = "" if self._refusal is None else f"{self._refusal.name}: {self._refusal.reason}"

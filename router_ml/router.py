@@ -146,10 +146,17 @@ class Router:
         """Decide each request; one that is wrong gets its error in its place and spoils no other."""
         return self.decide_batch_as(time_ordered_ids(len(requests)), requests)
 
+    def decide_each(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
+        """The same, to the last bit as `decide` does."""
+        return self.decide_batch_as(time_ordered_ids(len(requests)), requests, alone=True)
+
     def decide_batch_as(
-        self, decision_ids: Sequence[str], requests: Sequence[Request]
+        self, decision_ids: Sequence[str], requests: Sequence[Request], *, alone: bool = False
     ) -> list[Decision | RouterMlError]:
-        """The same under ids that the requests have already."""
+        """The same under ids that the requests have already.
+
+        `alone` runs the graph for each by itself: rows beside it change its sums in the last digits.
+        """
         results: list[Decision | RouterMlError | None] = [None] * len(requests)
         good = []
         for i, request in enumerate(requests):
@@ -159,7 +166,7 @@ class Router:
             except RequestError as error:
                 results[i] = error
         some = [requests[i] for i in good]
-        for i, request, (chosen, digest, deviation) in zip(good, some, self._chosen(some), strict=True):
+        for i, request, (chosen, digest, deviation) in zip(good, some, self._chosen(some, alone), strict=True):
             choice, p_success, numbers = chosen
             try:
                 results[i] = self._decision(request, choice, p_success, numbers, digest, deviation, decision_ids[i])
@@ -175,14 +182,15 @@ class Router:
             return False
         return True
 
-    def chances(self, requests: Sequence[Request]) -> list[dict[str, float]]:
+    def chances(self, requests: Sequence[Request], *, alone: bool = False) -> list[dict[str, float]]:
         """For each checked request, which it must take, the probability with which each model is chosen.
 
         Models without a chance are left out, so that a request that has no eligible offer gets an empty one.
+        `alone` is that of `decide_batch_as`.
         """
         return [
             self._chances(request, chosen, deviation)
-            for request, (chosen, _, deviation) in zip(requests, self._chosen(requests), strict=True)
+            for request, (chosen, _, deviation) in zip(requests, self._chosen(requests, alone), strict=True)
         ]
 
     def estimate(self, requests: Sequence[Request]) -> Estimates:
@@ -236,7 +244,9 @@ class Router:
         numbers = self._numbers(row, choice)
         return self._decision(request, choice, row.p_success, numbers, digest, deviation, decision_id)
 
-    def _chosen(self, requests: Sequence[Request]) -> Iterator[tuple[Chosen, Digest | None, list[float] | None]]:
+    def _chosen(
+        self, requests: Sequence[Request], alone: bool
+    ) -> Iterator[tuple[Chosen, Digest | None, list[float] | None]]:
         """What the policy would choose for each checked request, with digest and deviations, where they are made."""
         if not requests:
             return iter(())
@@ -244,7 +254,7 @@ class Router:
         n_tokens = np.empty(len(requests), dtype=np.float32)
         digests: list[Digest | None] = [None] * len(requests)
         deviation: list[list[float] | None] = [None] * len(requests)
-        for places, features in self._features.parts(requests):
+        for places, features in self._features.parts(requests, alone=alone):
             at = places.tolist()
             flat[places], some_digests, spread = self._run([requests[i] for i in at], features)
             n_tokens[places] = features.n_tokens

@@ -15,6 +15,7 @@ import grpc
 from router_ml import convert
 from router_ml.errors import RequestError, RouterMlError, RouterUnavailable
 from router_ml.meter import Meter
+from router_ml.read_ahead import ReadAhead
 from router_ml.records import OutcomeReport
 from router_ml.tracing import Tracer, attributes_of
 from router_ml.types import Decision, Description, Request
@@ -35,6 +36,10 @@ _STATUS = {
 _STATUS_CHARS = 1000
 _ERROR_BYTES = 3072
 
+_AHEAD_MESSAGES = 16
+_AHEAD_BYTES = 1 << 18
+"""A stream is read on while fewer messages than this wait to be answered, of fewer bytes in all."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +51,9 @@ class Decider(Protocol):
 
     def decide_batch(self, requests: Sequence[Request], /) -> list[Decision | RouterMlError]:
         """One decision or error per request."""
+
+    def decide_each(self, requests: Sequence[Request], /) -> list[Decision | RouterMlError]:
+        """The same, to the last bit as `decide` does."""
 
     def describe(self) -> Description:
         """The version in force."""
@@ -129,9 +137,11 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             self._ended("RouteStream", context, begun, "UNAVAILABLE")
             _abort(context, RouterUnavailable("this server has no stream to spare; use another server or unary calls"))
         try:
-            for message in messages:
-                yield self._answer(message)
-                n_messages += 1
+            with ReadAhead(messages, _size, most_messages=_AHEAD_MESSAGES, most_bytes=_AHEAD_BYTES) as ahead:
+                for some in ahead:
+                    for answer in self._answers(some):
+                        yield answer
+                        n_messages += 1
             status = "OK"
         finally:
             self._streams.release()
@@ -167,6 +177,29 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         decision = self._router.decide(request)
         self._record(((request, decision),))
         return decision
+
+    def _answers(self, messages: Sequence[pb.RouteStreamRequest]) -> Iterator[pb.RouteStreamResponse]:
+        """The answers to messages that wait, decided together."""
+        if len(messages) == 1:
+            yield self._answer(messages[0])
+            return
+        begun = time.time_ns()
+        try:
+            requests = [convert.request_from_proto(message.request) for message in messages]
+            results = self._router.decide_each(requests)
+        except Exception:  # whichever message provokes it, the others are still to be decided
+            yield from map(self._answer, messages)
+            return
+        pairs = zip(requests, results, strict=True)
+        decided = [(request, result) for request, result in pairs if isinstance(result, Decision)]
+        self._record(decided)
+        for message, result in zip(messages, results, strict=True):
+            if not isinstance(result, Decision):
+                _log_fault(result)
+            answer = convert.stream_answer_to_proto(message.id, result)
+            if self._meter is not None and isinstance(result, Decision):
+                self._meter.count("RouteStream", None, (time.time_ns() - begun) * 1e-9, (result,))
+            yield answer
 
     def _answer(self, message: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
         begun = time.time_ns()
@@ -212,6 +245,10 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         if self._tracer is not None:
             attributes = attributes_of(answer) if n_messages is None else {"router_ml.requests": n_messages}
             self._tracer.record(method, context.invocation_metadata(), begun_ns, time.time_ns(), status, attributes)
+
+
+def _size(message: pb.RouteStreamRequest) -> int:
+    return message.ByteSize()
 
 
 def _check_count(field: str, count: int) -> None:

@@ -24,12 +24,14 @@ class _Side:
     """Of all arms of the test, this one included."""
 
     def marked(
-        self, requests: Sequence[Request], results: Sequence[Decision | RouterMlError]
+        self, requests: Sequence[Request], results: Sequence[Decision | RouterMlError], alone: bool
     ) -> list[Decision | RouterMlError]:
         """What this side decided, with the arm and with the propensity over all arms."""
         at = [i for i, result in enumerate(results) if isinstance(result, Decision)]
         some = [requests[i] for i in at]
-        chances = {router: router.chances(some) for router in set(self.routers) if router is not self.router}
+        chances = {
+            router: router.chances(some, alone=alone) for router in set(self.routers) if router is not self.router
+        }
         marked = list(results)
         for k, i in enumerate(at):
             decision = results[i]
@@ -63,12 +65,19 @@ class SplitRouter:
         if side is None:
             decision = self._champion.decide_as(decision_id, request)
         else:
-            (decision,) = side.marked((request,), (side.router.decide_as(decision_id, request),))  # type: ignore[assignment]
+            (decision,) = side.marked((request,), (side.router.decide_as(decision_id, request),), True)  # type: ignore[assignment]
         self._tell_shadows(request, decision)
         return decision
 
     def decide_batch(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
         """Decide each request; one that is wrong gets its error in its place and spoils no other."""
+        return self._decide_all(requests, alone=False)
+
+    def decide_each(self, requests: Sequence[Request]) -> list[Decision | RouterMlError]:
+        """The same, to the last bit as `decide` does."""
+        return self._decide_all(requests, alone=True)
+
+    def _decide_all(self, requests: Sequence[Request], alone: bool) -> list[Decision | RouterMlError]:
         ids = time_ordered_ids(len(requests))
         places: defaultdict[_Side | None, list[int]] = defaultdict(list)
         for i, (request, decision_id) in enumerate(zip(requests, ids, strict=True)):
@@ -77,8 +86,8 @@ class SplitRouter:
         for side, at in places.items():
             some = [requests[i] for i in at]
             router = self._champion if side is None else side.router
-            decided = router.decide_batch_as([ids[i] for i in at], some)
-            results |= zip(at, decided if side is None else side.marked(some, decided), strict=True)
+            decided = router.decide_batch_as([ids[i] for i in at], some, alone=alone)
+            results |= zip(at, decided if side is None else side.marked(some, decided, alone), strict=True)
         ordered = [results[i] for i in range(len(requests))]
         for request, result in zip(requests, ordered, strict=True):
             if isinstance(result, Decision):

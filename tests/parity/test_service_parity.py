@@ -160,8 +160,9 @@ def test_a_batch_decides_as_its_requests_alone(tiny_bundle: Path, rule: Explorat
     asked = requests(5, 400)
     ids = time_ordered_ids(len(asked))
     whole = router.decide_batch_as(ids, asked)
+    one_by_one = router.decide_batch_as(ids, asked, alone=True)
     explored = 0
-    for each, decision_id, in_whole in zip(asked, ids, whole, strict=True):
+    for each, decision_id, in_whole, in_turn in zip(asked, ids, whole, one_by_one, strict=True):
         alone: Decision | RouterMlError
         try:
             alone = router.decide_as(decision_id, each)
@@ -169,6 +170,7 @@ def test_a_batch_decides_as_its_requests_alone(tiny_bundle: Path, rule: Explorat
             alone = error
         (in_batch,) = router.decide_batch_as([decision_id], [each])
         check_same(alone, in_batch, each)
+        check_same(alone, in_turn, each)
         if isinstance(alone, Decision):
             assert isinstance(in_whole, Decision)
             assert in_batch.exploration == alone.exploration

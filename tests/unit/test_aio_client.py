@@ -35,6 +35,8 @@ class Router:
     def decide_batch(self, requests):
         return [self.decide(request) for request in requests]
 
+    decide_each = decide_batch
+
     def describe(self):
         return Description("7", "ab", 1, "now", None, None, "static", 4, (), (), None, (), (), 0.95, 8192)
 

@@ -45,6 +45,8 @@ class MarkingRouter:
         self.batches.append(len(requests))
         return [self._result(request) for request in requests]
 
+    decide_each = decide_batch
+
     def describe(self):
         return DESCRIPTION
 

@@ -103,6 +103,8 @@ class MarkingRouter:
     def decide_batch(self, requests):
         return [self._result(request) for request in requests]
 
+    decide_each = decide_batch
+
     def _result(self, request):
         try:
             return self.decide(request)

@@ -1,6 +1,8 @@
 import contextlib
 import logging
 import queue
+import threading
+import time
 
 import grpc
 import pytest
@@ -47,6 +49,8 @@ class OneDecisionRouter:
 
     def decide_batch(self, requests):
         return [self._result(request) for request in requests]
+
+    decide_each = decide_batch
 
     def describe(self):
         return DESCRIPTION
@@ -209,6 +213,36 @@ def test_a_stream_answers_before_the_next_message_comes(stub):
         assert next(answers).id == mark
     messages.put(None)
     assert list(answers) == []
+
+
+def test_messages_that_wait_together_are_answered_as_if_they_came_alone(stub, journal):
+    texts = ["Hello", "bug", "", "no offer", "Hello", "later", "Hello"] * 40
+    messages = [pb.RouteStreamRequest(id=str(k), request={"text": text}) for k, text in enumerate(texts)]
+    answers = list(stub.RouteStream(iter(messages), timeout=20))
+    assert [answer.id for answer in answers] == [message.id for message in messages]
+    codes = {
+        "bug": pb.ERROR_CODE_INTERNAL,
+        "": pb.ERROR_CODE_INVALID_REQUEST,
+        "no offer": pb.ERROR_CODE_NO_ELIGIBLE_OFFER,
+        "later": pb.ERROR_CODE_UNAVAILABLE,
+        "Hello": 0,
+    }
+    assert [answer.error.code for answer in answers] == [codes[text] for text in texts]
+    assert [answer.HasField("decision") for answer in answers] == [text == "Hello" for text in texts]
+    assert [request.text for request, _ in journal.decisions] == ["Hello"] * 120
+
+
+def test_a_stream_that_is_broken_off_leaves_no_thread_behind(stub):
+    told = queue.SimpleQueue()
+    told.put(pb.RouteStreamRequest(id="1", request={"text": "Hello"}))
+    call = stub.RouteStream(iter(told.get, None), timeout=20)
+    assert next(call).id == "1"
+    call.cancel()
+    told.put(None)
+    end = time.monotonic() + 10
+    while any(thread.name == "router-ml-stream" for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_one_stream_too_many_is_refused_and_unary_calls_still_pass():

@@ -54,6 +54,8 @@ class SlowRouter:
     def decide_batch(self, requests: list[Request]) -> list[Decision | RouterMlError]:
         return [self.decide(request) for request in requests]
 
+    decide_each = decide_batch
+
 
 def page(server: MetricsServer, path: str = "/metrics") -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as answer:
