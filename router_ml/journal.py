@@ -122,9 +122,8 @@ class _Reported(NamedTuple):
 class Journal:
     """Appends to segment files in one folder; all methods may be called from any thread.
 
-    Make one per process, after any fork: its thread does not follow into a
-    child. A process that ends without `close` may lose the decisions of the
-    last flush interval, never an outcome that was acknowledged.
+    Make one per process, after any fork: its thread does not follow into a child. A process that ends without
+    `close` may lose the decisions of the last flush interval, never an outcome that was acknowledged.
     """
 
     def __init__(
@@ -190,28 +189,25 @@ class Journal:
             )
 
     def append_decision(self, request: Request, decision: Decision) -> None:
-        """Hand a decision to the writer in a few microseconds; never raises, never waits for the disk.
-
-        The two objects, an embedding included, must not be changed afterwards.
-        """
+        """`append_decisions` of one."""
         self.append_decisions(((request, decision),))
 
     def append_decisions(self, decided: Sequence[tuple[Request, Decision]]) -> None:
-        """The same for several decisions."""
+        """Hand decisions to the writer in a few microseconds; never raises, never waits for the disk.
+
+        The objects, embeddings included, must not be changed afterwards.
+        """
         micros = time.time_ns() // 1000
         with self._lock:
-            number, room = self._number, self.settings.queue_bytes - self._queued_bytes
+            first, self._number = self._number + 1, self._number + len(decided)
             if self._writer is not None:
-                self._writer.hand(number + len(decided))
-            self._number = number + len(decided)
-            for request, decision in decided:
-                number += 1
+                self._writer.hand(self._number)
+            for number, (request, decision) in enumerate(decided, first):
                 n_bytes = _DECISION_BYTES + prompt_bytes(request)
-                if self._closed or n_bytes > room:
+                if self._closed or self._queued_bytes + n_bytes > self.settings.queue_bytes:
                     self._decisions_dropped += 1
                     self._untold += 1
                     continue
-                room -= n_bytes
                 self._queued_bytes += n_bytes
                 self._queue.append(_Decided(request, decision, micros, n_bytes, number))
 
@@ -228,8 +224,7 @@ class Journal:
     def append_outcomes(self, reports: Sequence[OutcomeReport]) -> None:
         """Write outcomes and return when they are on disk.
 
-        OSError when that cannot be done: then none of them counts as written,
-        and the caller may send them again.
+        OSError when that cannot be done: then none of them counts as written, and the caller may send them again.
         """
         if not reports:
             return

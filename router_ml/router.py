@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from router_ml import bundle as bundles
 from router_ml.batch_policy import BatchPolicy, Chosen
 from router_ml.bundle import Bundle
 from router_ml.catalog import Catalog
+from router_ml.decision_ids import time_ordered_id, time_ordered_ids
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.exploration import Exploration, ExplorationRule, Explorer
 from router_ml.features import Features
@@ -25,9 +24,6 @@ from router_ml.request_features import RequestFeatures
 from router_ml.request_policy import Choice, RequestPolicy, rule_of
 from router_ml.types import Decision, Description, Digest, Estimates, Float32Array, Message, Request
 from router_ml.weighed import OfferNames, Weighed
-
-_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
-"""Of a random digit, one whose two upper bits say that a UUID is of RFC 9562."""
 
 
 class Router:
@@ -356,22 +352,6 @@ class Router:
             digest=digest,
             exploration=drawn,
         )
-
-
-def time_ordered_id() -> str:
-    """A UUID of version 7 (RFC 9562): 48 bits of unix milliseconds, then random ones, so that ids sort by time."""
-    return time_ordered_ids(1)[0]
-
-
-def time_ordered_ids(n: int) -> list[str]:
-    """So many of them."""
-    time_digits = f"{time.time_ns() // 1_000_000:012x}"
-    head = f"{time_digits[:8]}-{time_digits[8:]}-7"
-    random = os.urandom(10 * n).hex()
-    return [
-        f"{head}{random[at : at + 3]}-{_VARIANT[random[at + 3]]}{random[at + 4 : at + 7]}-{random[at + 8 : at + 20]}"
-        for at in range(0, 20 * n, 20)
-    ]
 
 
 def _digests(

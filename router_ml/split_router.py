@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from router_ml.decision_ids import time_ordered_id, time_ordered_ids
 from router_ml.errors import RouterMlError
 from router_ml.experiment import Experiment
-from router_ml.router import Router, time_ordered_id, time_ordered_ids
+from router_ml.router import Router
 from router_ml.shadow import ShadowQueue
 from router_ml.traffic import Traffic, in_force
 from router_ml.types import Decision, Description, Request

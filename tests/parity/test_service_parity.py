@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from router_ml.client import RouterClient
+from router_ml.decision_ids import time_ordered_ids
 from router_ml.errors import NoEligibleOfferError, RequestError, RouterMlError
 from router_ml.exploration import Exploration, ExplorationRule
 from router_ml.request import make_request
-from router_ml.router import Router, time_ordered_ids
+from router_ml.router import Router
 from router_ml.server import ServerSettings, serve
 from router_ml.types import Decision, Message, Reason, Request
 

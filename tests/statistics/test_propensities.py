@@ -143,7 +143,7 @@ def test_what_the_policy_would_do_with_every_model_is_in_its_probabilities(
     asked = [make_request(prompt(draw), segment=draw.choice(SEGMENTS)) for _ in range(300)]
     router = Router.load(tiny_bundle, exploration=SETTINGS[ExplorationRule.THOMPSON])
     policy: Policy = router.policy
-    features = router._features(asked)
+    features = router._features.together(asked)
     (vector,) = router.bundle.session.run((VECTOR,), features.feed())
     assert router.bundle.uncertainty is not None
     deviation = deviations(open_session(router.bundle.uncertainty), vector, features.side, features.segment)

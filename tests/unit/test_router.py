@@ -17,10 +17,11 @@ from tokenizers.processors import TemplateProcessing
 
 from router_ml.bundle import FORMAT
 from router_ml.catalog import Catalog
+from router_ml.decision_ids import time_ordered_id
 from router_ml.errors import BundleError, NoEligibleOfferError, RequestError
 from router_ml.exploration import Exploration, ExplorationRule
 from router_ml.request import make_request
-from router_ml.router import Router, time_ordered_id
+from router_ml.router import Router
 from router_ml.text import Tokenizer
 from router_ml.types import Decision, Message, Reason, Rejection, Request
 
