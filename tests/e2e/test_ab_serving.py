@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from grpc_health.v1 import health_pb2
 
-from router_ml.client import RouterClient
 from router_ml.errors import RouterMlError, RouterUnavailable
 from router_ml.experiment import Arm, Experiment, Shadow, Unit
 from router_ml.journal import OutcomeReport, read_records
 from router_ml.traffic import Traffic, write_traffic
 from router_ml.types import Decision
+from router_ml.v1.log_pb2 import DecisionRecord, ShadowRecord
 from router_ml.versions import add_version
 from training.ingest import ingest_journal
 
@@ -52,13 +52,25 @@ def expected(traffic: Traffic, session: str) -> str:
 
 def ask(address: str, session: str) -> Decision:
     """Over a connection of its own, so that either worker may answer; one that has just died is not asked again."""
-    for _ in range(20):
+    answers: list[Decision] = []
+
+    def is_answered() -> bool:
         try:
-            with RouterClient(address, timeout_s=10.0) as client:
-                return client.route("bab xrob", session_id=session, segment="chat")
+            with workers.connected(address) as client:
+                answers.append(client.route("bab xrob", session_id=session, segment="chat"))
         except RouterUnavailable:
-            continue
-    raise AssertionError("nobody answers")
+            return False
+        return True
+
+    workers.eventually(is_answered)
+    return answers[0]
+
+
+def kept(journal: Path) -> tuple[dict[str, DecisionRecord], list[ShadowRecord]]:
+    """Decisions by their ids, and shadow decisions, that are on disk by now."""
+    records = list(read_records(journal))
+    decisions = {record.decision.decision_id: record.decision for record in records if record.HasField("decision")}
+    return decisions, [record.shadow for record in records if record.HasField("shadow")]
 
 
 def test_sessions_stay_on_their_arms_through_workers_restarts_and_reloads(
@@ -73,6 +85,12 @@ def test_sessions_stay_on_their_arms_through_workers_restarts_and_reloads(
     versions |= {"three/control": "v1", "three/arm-1": "v2", "three/arm-2": "v3"}
     decided: list[Decision] = []
 
+    def are_all_kept() -> bool:
+        """Whether every decision is on disk by now, and what the shadow thought of it."""
+        made = {decision.decision_id for decision in decided}
+        decisions, looked = kept(journal)
+        return made <= set(decisions) and made <= {each.decision_id for each in looked}
+
     def check(address: str, now: Traffic) -> None:
         for session in SESSIONS:
             decision = ask(address, session)
@@ -84,45 +102,43 @@ def test_sessions_stay_on_their_arms_through_workers_restarts_and_reloads(
     with workers.serving(*options) as (process, address):
         check(address, traffic)
         assert {decision.arm for decision in decided} == set(versions)
+        workers.eventually(are_all_kept)  # what is not on disk yet, a killed worker takes with it
         (victim, _) = workers.workers_of(process)
         os.kill(victim, signal.SIGKILL)
         workers.eventually(lambda: victim not in (now := workers.workers_of(process)) and len(now) == 2)
         check(address, traffic)
         one = replace(traffic, tests=traffic.tests[:1])
         write_traffic(bundles, one)
-        with RouterClient(address, timeout_s=10.0) as client:
+        with workers.connected(address) as client:
             workers.eventually(lambda: len(client.describe().tests) == 1)
             told = client.describe()
             assert (told.version, told.layer_salt, told.shadows[0].version) == ("v1", LAYER, "v4")
             assert [(arm.name, arm.version) for arm in told.tests[0].arms] == [("control", "v1"), ("arm-1", "v2")]
         check(address, one)
+        workers.eventually(are_all_kept)  # at the end a shadow gets a second, which a busy machine may not have
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     write_traffic(bundles, traffic)
     with workers.serving(*options) as (process, address):
         check(address, traffic)
-        with RouterClient(address, timeout_s=10.0) as client:  # days later, and after restarts
+        workers.eventually(are_all_kept)
+        with workers.connected(address) as client:  # days later, and after restarts
             client.report([OutcomeReport(decision.decision_id, success=1.0) for decision in decided])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None and process.stderr.read() == ""
 
-    records = list(read_records(journal))
-    written = {record.decision.decision_id: record.decision for record in records if record.HasField("decision")}
+    written, looked = kept(journal)
+    assert set(written) == {decision.decision_id for decision in decided}
     for decision in decided:
-        found = written.get(decision.decision_id)
-        if found is None:
-            continue  # it was handed to the worker that was killed
+        found = written[decision.decision_id]
         assert (found.arm, found.propensity) == (decision.arm, decision.propensity)
         assert found.HasField("arm_propensity") == bool(decision.arm)
-    assert len(written) > 3.5 * len(SESSIONS)
-    looked = [record.shadow for record in records if record.HasField("shadow")]
     assert {(each.test, each.version, each.agrees) for each in looked} == {("look", "v4", True)}
-    assert {each.decision_id for each in looked} <= {each.decision_id for each in decided}
-    assert len(looked) > 3.5 * len(SESSIONS)
+    assert sorted(each.decision_id for each in looked) == sorted(written), "each decision once"
     table = pq.read_table(ingest_journal(journal, tmp_path / "table").table).to_pylist()
     arms = {decision.decision_id: decision.arm or None for decision in decided}
-    assert {row["request_id"]: row["arm"] for row in table} == {key: arms[key] for key in written}
+    assert {row["request_id"]: row["arm"] for row in table} == arms
     assert all(row["success"] == 1.0 for row in table)
 
 
@@ -134,35 +150,31 @@ def test_a_ramp_fails_no_request_and_takes_sessions_in_without_moving_any(
     write_traffic(bundles, Traffic(old))
     seen: defaultdict[str, list[str]] = defaultdict(list)
     failures: list[RouterMlError] = []
-    done = threading.Event()
 
-    def load(mine: list[str]) -> None:
-        with RouterClient(address, timeout_s=10.0) as client:
+    def load(done: threading.Event, number: int) -> None:
+        with workers.connected(address) as client:
             while not done.is_set():
-                for session in mine:
+                for session in SESSIONS[number::4]:
                     try:
                         seen[session].append(client.route("bab xrob", session_id=session).arm)
                     except RouterMlError as error:
                         failures.append(error)
 
+    def is_each_asked_again() -> Callable[[], bool]:
+        """Whether a request of each session has begun, and was answered, since this was made."""
+        counts = {session: len(seen[session]) for session in SESSIONS}
+        return lambda: all(len(seen[session]) > counts[session] + 1 for session in SESSIONS)
+
     with workers.serving("--bundles", str(bundles), "--workers", "2") as (_, address):
-        threads = [threading.Thread(target=load, args=(SESSIONS[k::4],)) for k in range(4)]
-        for thread in threads:
-            thread.start()
-        with RouterClient(address, timeout_s=10.0) as client:
+        with workers.under_load(load, 4), workers.connected(address) as client:
+            workers.eventually(is_each_asked_again())
             for share in (0.01, 0.05, 0.2, 0.5):
                 traffic = Traffic(old, LAYER, (experiment("ramp", share, old, new),))
                 write_traffic(bundles, traffic)
                 workers.eventually(lambda share=share: [t.share for t in client.describe().tests] == [share])
-                counts = {session: len(seen[session]) for session in SESSIONS}
-                workers.eventually(
-                    lambda before=counts: all(len(seen[session]) > before[session] + 1 for session in SESSIONS)
-                )
+                workers.eventually(is_each_asked_again())
                 for session in SESSIONS:
                     assert seen[session][-1] == expected(traffic, session)
-        done.set()
-        for thread in threads:
-            thread.join()
     assert failures == []
     assert {arms[-1] for arms in seen.values()} == {"ramp/control", "ramp/arm-1"}
     for arms in seen.values():
@@ -181,18 +193,18 @@ def test_a_bad_challenger_leaves_what_is_in_force_and_is_named(
     wrong = Traffic(old, LAYER, (experiment("good", 0.25, old, good), experiment("bad", 0.2, old, bad, start=0.5)))
     write_traffic(bundles, in_force if when == "serving" else wrong)
     options = ("--bundles", str(bundles), "--workers", "2")
-    with workers.serving(*options) as (process, address), RouterClient(address, timeout_s=10.0) as client:
+    with workers.serving(*options) as (process, address), workers.connected(address) as client:
         write_traffic(bundles, wrong)
         workers.eventually(lambda: client.describe().refused is not None)
         told = client.describe()
         assert (told.refused or "").startswith(f"{bad}: version bad does not answer as where it was made")
         assert [test.share for test in told.tests] == ([0.5] if when == "serving" else [])
         assert workers.health_of(address, "") == health_pb2.HealthCheckResponse.SERVING
-        assert workers.health_of(address, f"version:{bad}") == health_pb2.HealthCheckResponse.NOT_SERVING
+        workers.eventually(lambda: workers.is_named_in_health(address, bad))
         now = in_force if when == "serving" else Traffic(old)
         assert all(ask(address, session).arm == expected(now, session) for session in SESSIONS[:8])
         write_traffic(bundles, in_force)
         workers.eventually(lambda: client.describe().tests != () and client.describe().refused is None)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None and f"version {bad} is refused" in process.stderr.read()
