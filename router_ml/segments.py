@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from router_ml.errors import InputError
 from router_ml.records import RecordKind, parse_line, record_kind
@@ -161,7 +162,7 @@ def journal_files(source: str | Path | Iterable[str | Path]) -> list[Path]:
             entries = {entry for entry in path.iterdir() if entry.name.endswith((_CLOSED, _OPEN))}
             # A segment closed during the listing may be listed under both names.
             files += sorted(entry for entry in entries if entry == _closed(entry) or _closed(entry) not in entries)
-        elif _found(path) is not None:
+        elif path.is_file() or _closed(path).is_file():
             files.append(path)
         else:
             raise InputError(f"{path}: no such file or folder; expected a journal folder or its `{_CLOSED}` files")
@@ -183,12 +184,12 @@ def read_records(
     """
     for path in journal_files(source):
         try:
-            lines = (_found(path) or path).open("rb")
-        except FileNotFoundError:
-            _LOG.warning("%s: removed since it was listed", path)
-            continue
+            lines = _opened(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        if lines is None:
+            _LOG.warning("%s: removed since it was listed", path)
+            continue
         with lines:
             for number, line in enumerate(lines, 1):
                 kind = record_kind(line)
@@ -205,9 +206,12 @@ def read_records(
                 yield record
 
 
-def _found(path: Path) -> Path | None:
-    """Where a segment is found now: its writer may have closed and renamed it since it was listed."""
-    return next((candidate for candidate in (path, _closed(path)) if candidate.is_file()), None)
+def _opened(path: Path) -> BinaryIO | None:
+    """A segment to read, under its closed name where its writer has renamed it since it was listed; None: removed."""
+    for candidate in (path, _closed(path)):  # not looked for first: it may be renamed between a look and the opening
+        with suppress(FileNotFoundError):
+            return candidate.open("rb")
+    return None
 
 
 def _closed(path: Path) -> Path:

@@ -93,6 +93,18 @@ def test_a_segment_that_is_closed_after_it_was_listed_is_still_found(tmp_path: P
     assert ids(listed) == ["a"]
 
 
+def test_a_segment_that_is_closed_between_a_look_and_its_opening_is_still_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = Segment(tmp_path, "1-ab", 1)
+    segment.append(line("a"))
+    listed = journal_files(tmp_path)
+    segment.close()
+    # A look always comes too early: no other way to have a writer act between two lines of ours.
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    assert ids(listed) == ["a"]
+
+
 def test_a_segment_listed_under_both_names_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_bytes(line("a"))
     (tmp_path / "1.jsonl.open").write_bytes(line("a"))
