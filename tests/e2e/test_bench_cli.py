@@ -28,7 +28,7 @@ PROCESS = {"start_to_ready", "resident"}
 
 def bench(*argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "router_ml.cli", "bench", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,12 @@ THREADS = 4
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """Below the ports that a system gives to connections, so that none takes it while no server listens there."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -78,6 +82,13 @@ class Load:
             time.sleep(0.01)
         assert not self.errors
 
+    def wait_for_one_in(self, journal: Path) -> None:
+        """Until a server has one of these decisions on disk."""
+        until = time.monotonic() + 60
+        while not journaled(journal, "decision"):
+            assert time.monotonic() < until, f"no decision in {journal} in a minute"
+            self.wait_for(1, routed)
+
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
@@ -109,19 +120,20 @@ def test_when_one_of_two_servers_is_killed_the_other_answers_every_request(
 ) -> None:
     addresses, journals = [free_address(), free_address()], [tmp_path / "a", tmp_path / "b"]
     first, second = map(start, addresses, journals)
-    with RouterClient(addresses, timeout_s=2.0) as client, Load(client) as load:
-        load.wait_for(100, routed)
-        with killed(first):
+    with RouterClient(addresses, timeout_s=60.0, bulk_timeout_s=60.0) as client:
+        with Load(client) as load:
+            for folder in journals:  # both have their share, on disk before a kill may take it away
+                load.wait_for_one_in(folder)
             load.wait_for(100, routed)
-        again = start(addresses[0], tmp_path / "again")
-        while not journaled(tmp_path / "again", "decision"):
-            load.wait_for(1, routed)
-        with killed(second):
-            load.wait_for(100, routed)
-        assert client.flush(20.0)
+            with killed(first):
+                load.wait_for(100, routed)
+            again = start(addresses[0], tmp_path / "again")
+            load.wait_for_one_in(tmp_path / "again")
+            with killed(second):
+                load.wait_for(100, routed)
+        assert client.flush(60.0)
     assert not load.errors
     assert all(map(routed, load.decisions)), "not one default decision, though none was configured"
-    assert all(journaled(folder, "decision") for folder in journals), "both had their share"
     again.terminate()
     again.wait()
 
@@ -131,16 +143,19 @@ def test_with_a_default_no_request_fails_while_every_server_is_dead_or_hangs(
 ) -> None:
     address = free_address()
     server = start(address, tmp_path / "before")
-    with RouterClient(address, default_model="large", default_offer="large@us") as client, Load(client) as load:
-        load.wait_for(50, routed)
-        server.send_signal(signal.SIGSTOP)
-        load.wait_for(50, lambda decision: not routed(decision))
-        server.send_signal(signal.SIGCONT)
-        load.wait_for(50, routed)
-        with killed(server):
-            load.wait_for(200, lambda decision: not routed(decision))
-        server = start(address, tmp_path / "after")
-        load.wait_for(50, routed)
+    default = {"default_model": "large", "default_offer": "large@us"}
+    with RouterClient(address, timeout_s=0.1, bulk_timeout_s=60.0, **default) as client:  # type: ignore[arg-type]
+        with Load(client) as load:
+            load.wait_for(50, routed)
+            server.send_signal(signal.SIGSTOP)
+            load.wait_for(50, lambda decision: not routed(decision))
+            server.send_signal(signal.SIGCONT)
+            load.wait_for(50, routed)
+            with killed(server):
+                load.wait_for(200, lambda decision: not routed(decision))
+            server = start(address, tmp_path / "after")
+            load.wait_for(50, routed)
+        assert client.flush(60.0)
     counts = client.report_counts()
     defaults = [decision for decision in load.decisions if not routed(decision)]
     assert not load.errors
@@ -162,12 +177,12 @@ def test_a_program_that_ends_without_closing_its_client_has_reported_its_outcome
         from router_ml.client import RouterClient
         from router_ml.records import OutcomeReport
 
-        client = RouterClient(sys.argv[1], timeout_s=20.0)
+        client = RouterClient(sys.argv[1], timeout_s=60.0)
         for i in range(100):
             client.report_later(OutcomeReport(client.route(f"bab {i}").decision_id, success=1.0))
 
         async def main():
-            client = AsyncRouterClient(sys.argv[1], timeout_s=20.0)
+            client = AsyncRouterClient(sys.argv[1], timeout_s=60.0)
             for i in range(100):
                 client.report_later(OutcomeReport((await client.route(f"bab {i}")).decision_id, success=1.0))
             kept.append(client)
@@ -178,7 +193,7 @@ def test_a_program_that_ends_without_closing_its_client_has_reported_its_outcome
     address = free_address()
     server = start(address, tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), address], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program), address], capture_output=True, text=True, timeout=180
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     server.terminate()

@@ -37,7 +37,7 @@ def serving(*options: str) -> Iterator[tuple[str, str]]:
             assert found, line or process.stderr.read()
             yield line, found[1]
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
@@ -52,7 +52,7 @@ def test_every_call_explores_and_each_decision_can_be_made_again(tiny_bundle: Pa
             "--model", str(tiny_bundle), "--journal", str(tmp_path), "--journal-text", "full", *options,
             "--metrics", "127.0.0.1:0",
         ) as (line, address),
-        RouterClient(address, timeout_s=30) as client,
+        RouterClient(address, timeout_s=60.0, bulk_timeout_s=60.0) as client,
     ):  # fmt: skip
         words = f"{rule}, share 0.5, at most 40 times the cost, floor 0.1"
         assert line.endswith(f"; explores by {words}\n")
@@ -64,7 +64,7 @@ def test_every_call_explores_and_each_decision_can_be_made_again(tiny_bundle: Pa
         }
     for decisions in found.values():
         explored = sum(Reason.EXPLORED in each.reasons for each in decisions if isinstance(each, Decision))
-        assert 5 < explored < 50
+        assert 5 < explored < 60  # a little over 30 are expected, six standard deviations from either
     _, sha256, policy = policy_of(tiny_bundle)
     journaled = {each.decision.decision_id: each.decision for each in read_records(tmp_path) if each.decision.offer}
     for each in chain.from_iterable(found.values()):
@@ -78,7 +78,7 @@ def test_every_call_explores_and_each_decision_can_be_made_again(tiny_bundle: Pa
 def test_without_the_flag_nothing_is_left_to_chance(tiny_bundle: Path, tmp_path: Path) -> None:
     with (
         serving("--model", str(tiny_bundle), "--journal", str(tmp_path)) as (line, address),
-        RouterClient(address, timeout_s=30) as client,
+        RouterClient(address, timeout_s=60.0, bulk_timeout_s=60.0) as client,
     ):
         assert "explores" not in line
         assert client.describe().exploration is None
@@ -89,7 +89,7 @@ def test_without_the_flag_nothing_is_left_to_chance(tiny_bundle: Path, tmp_path:
 def test_a_bundle_that_cannot_tell_how_sure_it_is_is_refused_in_words(tmp_path: Path) -> None:
     old = Path(__file__).parents[1] / "contract" / "bundle_format_2"
     argv = [*CLI, "serve", "--model", str(old), "--explore", "0.05", "--explore-rule", "thompson"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout) == (1, "")
     assert "explore by `epsilon`, or train it anew" in done.stderr
     assert "Traceback" not in done.stderr

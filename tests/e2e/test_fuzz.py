@@ -82,7 +82,7 @@ def target(bundle: Path, folder: Path) -> Iterator[Target]:
         argv = [sys.executable, "-m", "router_ml.cli", "serve", "--model", str(bundle), *options]
         process = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT)
     try:
-        for _ in range(600):
+        for _ in range(2400):
             if found := re.search(rb" on (127\.0\.0\.1:\d+); ", log.read_bytes()):
                 break
             time.sleep(0.05)
@@ -216,9 +216,9 @@ def send(channel: grpc.Channel, method: str, payload: bytes, metadata: Any, seen
     """One call; fails when the answer is none that a server in order gives."""
     try:
         if method in STREAMS:
-            list(channel.stream_stream(method)(iter([payload] * 2), metadata=metadata, timeout=60, **options))
+            list(channel.stream_stream(method)(iter([payload] * 2), metadata=metadata, timeout=120, **options))
         else:
-            channel.unary_unary(method)(payload, metadata=metadata, timeout=60, **options)
+            channel.unary_unary(method)(payload, metadata=metadata, timeout=120, **options)
         answer = "OK"
     except grpc.RpcError as error:
         answer = error.code().name
@@ -326,7 +326,7 @@ def fuzz_socket(address: str, n: int) -> None:
     host, port = address.split(":")
     draw = random.Random(5)
     for i in range(n):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             try:
                 connection.sendall(draw.choice(ATTACKS)(draw))
                 if i % 4 == 0:  # some wait for an answer, the others hang up
@@ -343,12 +343,13 @@ def check_answers(channel: grpc.Channel) -> None:
     """It decides as ever, at once or, while gRPC sheds what a flood has left (CANCELLED), within seconds."""
     request = pb.RouteRequest(text="xrob xvac xzed xquf xkyg", segment="chat").SerializeToString()
     answers: list[str] = []
+    limit = time.monotonic() + 60
     while answers[-20:] != ["large"] * 20:
         try:
-            answer = channel.unary_unary(UNARY[0])(request, metadata=AUTHORIZED, timeout=30)
+            answer = channel.unary_unary(UNARY[0])(request, metadata=AUTHORIZED, timeout=60)
             answers.append(pb.RouteResponse.FromString(answer).model)
         except grpc.RpcError as error:
-            assert error.code() in SHED and len(answers) < 500, error
+            assert error.code() in SHED and time.monotonic() < limit, error
             answers.append("")
             time.sleep(0.02)
 

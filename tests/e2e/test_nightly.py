@@ -317,8 +317,9 @@ def test_a_second_process_waits_for_nobody_and_does_nothing(place: Path, capsys:
     for part in days(5):
         write_segment(place / "journal", part)
     with begin() as process:
-        while not list(Path("work/nights").glob("*/inputs.json")):
+        while process.poll() is None and not list(Path("work/nights").glob("*/inputs.json")):
             time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # in the midst of its night, however long the other one takes to begin
         assert main(["nightly", "--journal", "journal", "--work", "work"]) == 1
         assert f"process {process.pid}" in capsys.readouterr().err
         process.send_signal(signal.SIGKILL)

@@ -54,7 +54,7 @@ def serve_and_report(bundle: Path, journal: Path, key: Path, asked: list[tuple[s
             line = process.stdout.readline()
             address = re.search(r" on (127\.0\.0\.1:\d+); ", line)
             assert address, line or process.stderr.read()
-            with RouterClient(address[1], timeout_s=5.0) as client:
+            with RouterClient(address[1], timeout_s=60.0, bulk_timeout_s=60.0) as client:
                 decisions = []
                 for start in range(0, len(asked), 64):
                     part = [Request(text=text, segment="chat", tenant="acme") for text, _ in asked[start : start + 64]]
@@ -70,7 +70,7 @@ def serve_and_report(bundle: Path, journal: Path, key: Path, asked: list[tuple[s
                 for start in range(0, len(reports), 64):
                     assert client.report(reports[start : start + 64]).rejected == ()
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
             assert (process.returncode, err) == (0, "")
         finally:
             process.kill()

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router_ml.client import RouterClient
-from router_ml.errors import RouterMlError, RouterUnavailable
+from router_ml.errors import RouterMlError
 from router_ml.journal import OutcomeReport, read_records
 from router_ml.types import Decision, Request
 
@@ -28,7 +27,7 @@ CLI = (sys.executable, "-m", "router_ml.cli")
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CLI, *argv], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*CLI, *argv], capture_output=True, text=True, timeout=180)
 
 
 @contextmanager
@@ -47,18 +46,23 @@ def serving(bundle: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
             process.kill()
 
 
+def connected(address: str) -> RouterClient:
+    """A client whose deadlines are no part of what is tested."""
+    return RouterClient(address, timeout_s=60.0, bulk_timeout_s=60.0)
+
+
 def check_serving(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         for service in ("", "router_ml.v1.RouterService"):
             request = health_pb2.HealthCheckRequest(service=service)
             check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
-            answer = check(request, timeout=30, wait_for_ready=True)
+            answer = check(request, timeout=60, wait_for_ready=True)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def check_stops(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> None:
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
 
 
@@ -69,7 +73,7 @@ def test_the_whole_life_of_a_server(tiny_bundle: Path, tmp_path: Path) -> None:
         assert asked.returncode == 0, asked.stderr
         by_command = json.loads(asked.stdout)
         assert by_command["model"] == "large"
-        with RouterClient(address, timeout_s=5.0) as client:
+        with connected(address) as client:
             decisions = [client.route(f"bab deb {i}", segment="code") for i in range(20)]
             outcomes = [
                 OutcomeReport(decision.decision_id, success=i % 2, output_tokens=i, cost_usd=0.001)
@@ -93,37 +97,31 @@ def test_the_whole_life_of_a_server(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_call_in_flight_is_answered_before_it_stops(tiny_bundle: Path, tmp_path: Path) -> None:
+    """What it refuses meanwhile is tested in process, where a call may be in flight for longer than five seconds."""
     stopping = threading.Event()
 
     def requests() -> Iterator[Request]:
         yield Request(text="bab")
-        assert stopping.wait(30)
+        assert stopping.wait(60)
         yield Request(text="deb")
 
     with (
         serving(tiny_bundle, "--journal", str(tmp_path)) as (process, address),
-        RouterClient(address, timeout_s=5.0) as client,
-        RouterClient(address, timeout_s=5.0) as other,
+        connected(address) as client,
+        grpc.insecure_channel(address) as channel,
     ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)  # type: ignore[attr-defined]
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         answers = client.decide_stream(requests())
         assert isinstance(next(answers), Decision)
         process.send_signal(signal.SIGTERM)
-        check_refuses_new_calls(other)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
         stopping.set()
         assert [type(answer) for answer in answers] == [Decision]
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
     assert [record.decision.request.text for record in read_records(tmp_path)] == ["bab", "deb"]
-
-
-def check_refuses_new_calls(client: RouterClient) -> None:
-    for _ in range(500):
-        try:
-            client.describe()
-        except RouterUnavailable:
-            return
-        time.sleep(0.01)
-    raise AssertionError("still serving five seconds after SIGTERM")
 
 
 def test_an_interrupt_stops_it_in_order_too(tiny_bundle: Path) -> None:
@@ -133,7 +131,7 @@ def test_an_interrupt_stops_it_in_order_too(tiny_bundle: Path) -> None:
 
 def test_without_a_journal_it_says_so_and_refuses_outcomes(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as (process, address):
-        with RouterClient(address, timeout_s=5.0) as client:
+        with connected(address) as client:
             decision = client.route("bab")
             with pytest.raises(RouterMlError, match="keeps no journal"):
                 client.report([OutcomeReport(decision.decision_id, success=1.0)])

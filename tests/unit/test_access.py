@@ -73,13 +73,13 @@ def bearer(token: str) -> tuple[tuple[str, str]]:
 
 
 CALLS = {
-    "Route": lambda stub, metadata: stub.Route(pb.RouteRequest(), metadata=metadata, timeout=10),
-    "RouteBatch": lambda stub, metadata: stub.RouteBatch(pb.RouteBatchRequest(), metadata=metadata, timeout=10),
-    "RouteStream": lambda stub, metadata: list(stub.RouteStream(iter(()), metadata=metadata, timeout=10)),
+    "Route": lambda stub, metadata: stub.Route(pb.RouteRequest(), metadata=metadata, timeout=60),
+    "RouteBatch": lambda stub, metadata: stub.RouteBatch(pb.RouteBatchRequest(), metadata=metadata, timeout=60),
+    "RouteStream": lambda stub, metadata: list(stub.RouteStream(iter(()), metadata=metadata, timeout=60)),
     "ReportOutcomes": lambda stub, metadata: stub.ReportOutcomes(
         pb.ReportOutcomesRequest(), metadata=metadata, timeout=10
     ),
-    "Describe": lambda stub, metadata: stub.Describe(pb.DescribeRequest(), metadata=metadata, timeout=10),
+    "Describe": lambda stub, metadata: stub.Describe(pb.DescribeRequest(), metadata=metadata, timeout=60),
 }
 REPORTING = {"ReportOutcomes"}
 
@@ -96,7 +96,7 @@ def list_services(channel: grpc.Channel, metadata: Any) -> grpc.StatusCode:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     try:
-        list(stub.ServerReflectionInfo(requests, metadata=metadata, timeout=10))
+        list(stub.ServerReflectionInfo(requests, metadata=metadata, timeout=60))
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -166,14 +166,14 @@ def test_reflection_and_whatever_comes_later_need_the_admin_scope(channel: grpc.
     unknown = channel.unary_unary("/router_ml.v1.RouterService/Shutdown")
     for token, status in ((ROUTER, PERMISSION_DENIED), (ADMIN, grpc.StatusCode.UNIMPLEMENTED)):
         with pytest.raises(grpc.RpcError) as caught:
-            unknown(b"", metadata=bearer(token), timeout=10)
+            unknown(b"", metadata=bearer(token), timeout=60)
         assert caught.value.code() is status
 
 
 def test_health_needs_no_token(channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
-    assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
-    watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+    assert stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+    watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()
 
@@ -190,11 +190,11 @@ def test_a_stream_is_refused_before_it_has_sent_anything(channel: grpc.Channel) 
     told = threading.Event()
 
     def silent() -> Iterator[pb.RouteStreamRequest]:
-        told.wait(30)
+        told.wait(120)
         yield from ()
 
     with pytest.raises(grpc.RpcError) as caught:
-        next(stub.RouteStream(silent(), timeout=30))
+        next(stub.RouteStream(silent(), timeout=60))
     told.set()
     assert caught.value.code() is UNAUTHENTICATED
 

@@ -29,7 +29,7 @@ class Router:
 
     def decide(self, request):
         self.asked.append(request)
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(120)
         return Decision(DECISION_ID, "o", "m", (), (), (), 1.0, None, request.text or "", "", "ab")
 
     def decide_batch(self, requests):
@@ -69,8 +69,14 @@ def address(router, journal):
 
 @contextlib.asynccontextmanager
 async def connected(address, **options):
-    async with AsyncRouterClient(address, **{"timeout_s": 20.0} | options) as client:
+    async with AsyncRouterClient(address, **{"timeout_s": 60.0, "bulk_timeout_s": 60.0} | options) as client:
         yield client
+
+
+async def until_asked(router, n):
+    async with asyncio.timeout(60):
+        while len(router.asked) < n:
+            await asyncio.sleep(0.001)
 
 
 def test_all_calls_of_one_loop_go_on_at_once(address):
@@ -101,7 +107,7 @@ def test_every_other_call_is_answered_too(address, journal):
             one, wrong = await client.decide_batch([Request("one"), Request(" ")])
             receipt = await client.report([OutcomeReport(DECISION_ID, success=1.0)])
             client.report_later(OutcomeReport(DECISION_ID, success=0.0))
-            assert await client.flush(20.0)
+            assert await client.flush(60.0)
             return one.version, type(wrong), receipt.accepted, (await client.describe()).version
 
     assert asyncio.run(ask()) == ("one", RequestError, 1, "7")
@@ -123,8 +129,7 @@ def test_a_call_that_its_task_gives_up_is_cancelled(address, router):
             await client.route("warm")
             router.let_go.clear()
             task = asyncio.create_task(client.route("slow"))
-            while len(router.asked) < 2:
-                await asyncio.sleep(0.001)
+            await until_asked(router, 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -140,8 +145,7 @@ def test_closing_fails_what_is_in_flight(address, router):
             await client.route("warm")
             router.let_go.clear()
             task = asyncio.create_task(client.route("slow"))
-            while len(router.asked) < 2:
-                await asyncio.sleep(0.001)
+            await until_asked(router, 2)
             await client.close()
             with pytest.raises(RouterUnavailable, match="was closed before the router server answered"):
                 await task

@@ -73,7 +73,7 @@ def test_arrivals_do_not_wait_for_answers() -> None:
         running = pool.submit(open_loop, Called(address, METHOD, [b"x"]), 1, 100, 0.2, soon(), 7)
         try:
             for _ in range(8):  # as many as the server has threads, though it has answered none
-                assert asked.acquire(timeout=10)
+                assert asked.acquire(timeout=60)
         finally:
             gate.set()
         found = running.result()
@@ -119,16 +119,16 @@ def test_messages_longer_than_a_window_of_http2_all_arrive() -> None:
 
     with serving(measure) as address:
         found = saturate(Called(address, METHOD, [bytes(n) for n in (0, 20_000, 60_000)]), 2, 8, 0.3, soon())
-    assert len(found.latency_us) == found.n_sent == len(sizes) > 16
+    assert len(found.latency_us) == found.n_sent == len(sizes) >= 16
     assert set(sizes) == {0, 20_000, 60_000}
 
 
 def test_the_clients_of_grpc_count_what_was_answered() -> None:
     with serving(lambda message, context: message) as address:
         for found in (
-            one_client(Called(address, METHOD, [b"x"]), 0.1),
-            one_stream(Called(address, STREAM, [b"x"]), 0.1, 1),
-            one_stream(Called(address, STREAM, [b"x"]), 0.1, 8),
+            one_client(Called(address, METHOD, [b"x"]), 0.3),
+            one_stream(Called(address, STREAM, [b"x"]), 0.3, 1),
+            one_stream(Called(address, STREAM, [b"x"]), 0.3, 8),
         ):
             assert len(found.latency_us) == found.n_sent == found.n_in_window > 0
             assert found.per_second == found.n_sent / found.seconds
@@ -141,14 +141,26 @@ def test_nobody_there_is_told_with_the_address() -> None:
 
 
 def test_a_server_that_ends_under_load_is_told() -> None:
+    asked = threading.Event()
+
+    def answer(message: bytes, context: grpc.ServicerContext) -> bytes:
+        asked.set()
+        return message
+
+    def stop_under_load() -> None:
+        asked.wait(60)
+        server.stop(0)
+
     server = grpc.server(ThreadPoolExecutor(1))
-    handlers = {"Call": grpc.unary_unary_rpc_method_handler(lambda message, context: message)}
+    handlers = {"Call": grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    threading.Timer(0.4, server.stop, (0,)).start()
+    stopping = threading.Thread(target=stop_under_load)
+    stopping.start()
     with pytest.raises(RouterUnavailable, match=r"ended|closed"):
-        saturate(Called(f"127.0.0.1:{port}", METHOD, [b"x"]), 1, 1, 10.0, soon())
+        saturate(Called(f"127.0.0.1:{port}", METHOD, [b"x"]), 1, 1, 60.0, soon())
+    stopping.join()
 
 
 def test_percentiles_are_latencies_that_calls_had() -> None:

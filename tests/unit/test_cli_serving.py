@@ -112,7 +112,7 @@ def test_help_of_serving_needs_no_training_package() -> None:
     code = "import sys; from router_ml.cli import main; main(['route', '--help'])"
     heavy = "print([m for m in ('training', 'torch', 'mlflow', 'sklearn') if m in sys.modules], file=sys.stderr)"
     argv = [sys.executable, "-c", f"import sys, atexit; atexit.register(lambda: {heavy}); {code}"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
@@ -299,7 +299,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tiny_bundle: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     argv = [sys.executable, "-m", "router_ml.cli", "route", HARD, "--model", str(tiny_bundle)]
-    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, timeout=180)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -34,7 +34,7 @@ class MarkingRouter:
         self.let_go.set()
 
     def decide(self, request):
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(120)
         check_request(request)
         if request.tenant == "nobody":
             raise NoEligibleOfferError({"o": "region", "p": "max_cost"})
@@ -68,7 +68,7 @@ class ListJournal(list):
 def served(router, journal=None, **options):
     server = serve(router, settings=ServerSettings("127.0.0.1:0"), journal=journal)
     server.start()
-    with RouterClient(server.address, **{"timeout_s": 20.0, **options}) as client:
+    with RouterClient(server.address, **{"timeout_s": 60.0, "bulk_timeout_s": 60.0, **options}) as client:
         yield client
     server.stop(0)
 
@@ -208,7 +208,7 @@ def test_a_stream_answers_in_order_around_bad_requests(client):
 
 def test_a_stream_answers_each_request_before_the_next_is_known(client):
     requests: queue.SimpleQueue = queue.SimpleQueue()
-    results = client.decide_stream(iter(lambda: requests.get(timeout=10), None))
+    results = client.decide_stream(iter(lambda: requests.get(timeout=60), None))
     for text in ("one", " ", "two"):
         requests.put(Request(text))
         assert versions([next(results)]) == [RequestError if text == " " else text]
@@ -286,8 +286,8 @@ def test_a_server_that_stops_in_the_middle_of_a_stream_is_unavailable(router):
     server.start()
     requests: queue.SimpleQueue = queue.SimpleQueue()
     requests.put(Request("one"))
-    with RouterClient(server.address) as client:
-        results = client.decide_stream(iter(lambda: requests.get(timeout=10), None))
+    with RouterClient(server.address, timeout_s=60.0, bulk_timeout_s=60.0) as client:
+        results = client.decide_stream(iter(lambda: requests.get(timeout=60), None))
         assert next(results).version == "one"
         server.stop(0)
         with pytest.raises(RouterUnavailable):
@@ -307,7 +307,7 @@ def test_another_kind_of_server_is_named():
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with (
-        RouterClient(f"127.0.0.1:{port}") as client,
+        RouterClient(f"127.0.0.1:{port}", bulk_timeout_s=60.0) as client,
         pytest.raises(RouterMlError, match=rf"127\.0\.0\.1:{port} failed \(UNIMPLEMENTED"),
     ):
         client.describe()

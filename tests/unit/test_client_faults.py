@@ -61,7 +61,7 @@ class Awaited:
         self._end()
 
     def _wait(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(90)
 
     def _end(self):
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -75,7 +75,7 @@ def make_client(request):
     with contextlib.ExitStack() as stack:
 
         def make(*addresses, **options):
-            client = request.param(list(addresses), **{"timeout_s": 20.0} | options)
+            client = request.param(list(addresses), **{"timeout_s": 60.0, "bulk_timeout_s": 60.0} | options)
             return stack.enter_context(client)
 
         yield make
@@ -92,7 +92,7 @@ class MarkingRouter:
 
     def decide(self, request):
         self.asked += 1
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(120)
         check_request(request)
         if request.tenant == "nobody":
             raise NoEligibleOfferError({"o": "region"})
@@ -160,11 +160,12 @@ def test_the_default_stands_in_for_a_router_that_is_down(make_client):
 
 def test_the_default_stands_in_for_a_router_that_is_late(make_client, router):
     with serving(router) as server:
-        client = make_client(server.address, timeout_s=0.05, bulk_timeout_s=0.05, **WITH_DEFAULT)
+        client = make_client(server.address, timeout_s=0.3, bulk_timeout_s=0.3, **WITH_DEFAULT)
         router.let_go.clear()
         assert client.route("Hello") == DEFAULT
         assert client.decide_batch([Request("Hello")]) == [DEFAULT]
-        assert router.asked == 2, "a late call is not repeated"
+        # The server drops what it could not begin in time.
+        assert router.asked <= 2, "a late call is not repeated"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +317,7 @@ def test_a_server_that_is_going_away_is_passed_over(make_client, two):
 
 def test_a_server_that_hangs_is_left_alone_for_a_while(make_client, two):
     routers, (a, b) = two
-    client = make_client(a.address, b.address, timeout_s=0.05, **WITH_DEFAULT)
+    client = make_client(a.address, b.address, timeout_s=0.5, **WITH_DEFAULT)
     assert sorted(versions(client, 2)) == ["a", "b"]
     routers[0].let_go.clear()
     results = versions(client, 8)
@@ -330,7 +331,7 @@ def test_it_connects_again_when_a_server_comes_back(make_client, router):
         assert client.route("Hello").version == "a"
     assert client.route("Hello") == DEFAULT
     with serving(router, listen=server.address):
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while client.route("Hello") == DEFAULT:
             assert time.monotonic() < until, "still not connected"
             time.sleep(0.01)
@@ -345,10 +346,12 @@ def test_a_connection_that_breaks_during_a_call_is_made_anew_for_it(make_client,
         routers[0].let_go.clear()
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.route, "Hello")
+            until = time.monotonic() + 60
             while routers[0].asked < 2:
+                assert time.monotonic() < until, "not asked"
                 time.sleep(0.001)
             switch.to(b.port)
-            assert answer.result(20).version == "b"
+            assert answer.result(60).version == "b"
 
 
 class Switch:
@@ -397,7 +400,7 @@ class Switch:
         await asyncio.sleep(0.05)
 
     def _wait(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
 
 async def _copy(reader, writer):
@@ -478,7 +481,7 @@ def test_outcomes_handed_over_reach_the_journal_when_the_client_is_closed(make_c
         client = make_client(server.address)
         for outcome in outcomes(3000):
             client.report_later(outcome)
-        client.close(20.0)
+        client.close(60.0)
     assert journal == outcomes(3000)
     assert client.report_counts().accepted == 3000
 
@@ -492,7 +495,7 @@ def test_outcomes_wait_for_a_server_that_is_away(make_client, router):
         client.report_later(outcome)
     assert not client.flush(0.2)
     with serving(router, listen=server.address, journal=journal):
-        assert client.flush(20.0)
+        assert client.flush(60.0)
     assert journal == outcomes(10)
 
 

@@ -33,7 +33,7 @@ class DescribingRouter:
 
     def describe(self):
         self.called.set()
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(120)
         return Description("7", "ab", 1, "now", None, None, "static", 4, (), (), None, (), (), 0.95, 8192)
 
 
@@ -55,6 +55,22 @@ def server(router):
 def channel(server):
     with grpc.insecure_channel(server.address) as channel:
         yield channel
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not reached in time"
+        time.sleep(0.01)
+
+
+def is_refused(channel):
+    """Whether a call that nothing holds up is not taken."""
+    try:
+        health(channel)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return False
 
 
 def health(channel, service=""):
@@ -146,20 +162,22 @@ def test_a_message_above_the_limit_is_refused_by_the_limit():
 
 
 def test_stopping_reports_not_serving_and_lets_calls_in_flight_finish(server, channel, router):
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
     assert next(watch).status == SERVING
     router.let_go.clear()
-    call = router_pb2_grpc.RouterServiceStub(channel).Describe.future(pb.DescribeRequest(), timeout=30)
-    assert router.called.wait(10)
-    stopping = threading.Thread(target=server.stop, args=(30,))
+    call = router_pb2_grpc.RouterServiceStub(channel).Describe.future(pb.DescribeRequest(), timeout=120)
+    assert router.called.wait(60)
+    stopping = threading.Thread(target=server.stop, args=(120,))
     stopping.start()
     assert next(watch).status == NOT_SERVING
     watch.cancel()
+    with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as other:
+        until(lambda: is_refused(other))
     assert not server.wait(0.05)
     router.let_go.set()
     assert call.result().version == "7"
-    stopping.join(10)
-    assert server.wait(10)
+    stopping.join(60)
+    assert server.wait(60)
 
 
 def test_a_stopped_server_gives_its_port_back(router):
@@ -175,7 +193,7 @@ def test_a_stopped_server_gives_its_port_back(router):
 PROGRAM = """
 import sys
 from router_ml.server import ServerSettings, serve
-server = serve(None, settings=ServerSettings("127.0.0.1:0"))
+server = serve(None, settings=ServerSettings("127.0.0.1:0", grace_s=300.0))
 print(server.address, flush=True)
 server.run()
 print("stopped", flush=True)
@@ -190,13 +208,11 @@ def test_a_signal_ends_the_process_in_good_order(number):
         address = process.stdout.readline().strip()
         with grpc.insecure_channel(address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            check = stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=30)
+            check = stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=60)
             assert check.status == SERVING
-        started = time.monotonic()
         os.kill(process.pid, number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)  # less than the grace: there was nothing to wait for
     assert (process.returncode, out, err) == (0, "stopped\n", "")
-    assert time.monotonic() - started < 4  # there was nothing to wait for
 
 
 def test_beyond_what_may_wait_calls_are_refused_at_once_and_the_others_are_answered(router):
@@ -206,15 +222,13 @@ def test_beyond_what_may_wait_calls_are_refused_at_once_and_the_others_are_answe
     server.start()
     with grpc.insecure_channel(server.address) as channel:
         describe = router_pb2_grpc.RouterServiceStub(channel).Describe
-        calls = [describe.future(pb.DescribeRequest(), timeout=60) for _ in range(12)]
-        deadline = time.monotonic() + 20
-        while sum(call.done() for call in calls) < 8 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        calls = [describe.future(pb.DescribeRequest(), timeout=120) for _ in range(12)]
+        until(lambda: sum(call.done() for call in calls) >= 8)
         refused = [call for call in calls if call.done()]
         assert len(refused) == 8
         assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         router.let_go.set()
-        answered = [call.result(timeout=30) for call in calls if call not in refused]
+        answered = [call.result(timeout=60) for call in calls if call not in refused]
         assert [answer.version for answer in answered] == ["7"] * 4
     server.stop(0)
 
@@ -223,15 +237,16 @@ def test_a_client_that_begins_calls_and_never_sends_their_messages_does_not_star
     never = threading.Event()
 
     def nothing():
-        never.wait(60)
+        never.wait(120)
         yield from ()
 
     with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as hostile:
         begin = hostile.stream_unary("/router_ml.v1.RouterService/Describe")
         held = [begin.future(nothing()) for _ in range(200)]
-        time.sleep(0.5)
+        calls = server._grpc._state.rpc_states  # no other way to see what gRPC has taken up
+        until(lambda: len(calls) >= ANY_PORT.max_calls_per_connection)
         describe = router_pb2_grpc.RouterServiceStub(channel).Describe
-        assert [describe(pb.DescribeRequest(), timeout=10).version for _ in range(20)] == ["7"] * 20
+        assert [describe(pb.DescribeRequest(), timeout=60).version for _ in range(20)] == ["7"] * 20
         for call in held:
             call.cancel()
         never.set()

@@ -38,10 +38,11 @@ class Slow:
     """A router that decides when it is told to."""
 
     def __init__(self, router: Router) -> None:
-        self.go_on, self.bundle, self._router = threading.Event(), router.bundle, router
+        self.begun, self.go_on, self.bundle, self._router = threading.Event(), threading.Event(), router.bundle, router
 
     def decide_as(self, decision_id: str, request: Request) -> Decision:
-        assert self.go_on.wait(30)
+        self.begun.set()
+        assert self.go_on.wait(120)
         if request.segment == "fault":
             raise ArithmeticError("of this one request")
         return self._router.decide_as(decision_id, request)
@@ -144,7 +145,7 @@ def test_a_slow_shadow_holds_up_nobody_and_what_is_too_much_is_dropped_and_count
     both = SplitRouter(traffic, {"v": router, "slow": slow}, queue)  # type: ignore[dict-item]
     begun = time.monotonic()
     decisions = [both.decide(REQUEST) for _ in range(30)]
-    assert time.monotonic() - begun < 10, "less than one shadow takes"
+    assert time.monotonic() - begun < 60, "less than one shadow takes"
     assert {each.arm for each in decisions} == {""}
     assert counts() == {"dropped": 20}
     slow.go_on.set()
@@ -182,8 +183,15 @@ def test_at_the_end_what_waits_gets_a_moment_and_no_more(
     queue = ShadowQueue(None, meter)
     for _ in range(5):
         queue.put("look", slow, REQUEST, served)  # type: ignore[arg-type]
-    threading.Timer(0.2, slow.go_on.set).start()
-    queue.close()
+    assert slow.begun.wait(60)
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    limit = time.monotonic() + 60
+    while queue._limit == float("inf"):  # until the end has begun for those that wait
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    slow.go_on.set()
+    closing.join(60)
     assert counts() == {"agrees": 1, "dropped": 4}
 
 

@@ -122,7 +122,7 @@ def trusting(server: Server, root: Authority, own: tuple[bytes, bytes] | None = 
 
 def version(channel: grpc.Channel) -> str:
     stub = router_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]
-    found: str = stub.Describe(pb.DescribeRequest(), timeout=10).version
+    found: str = stub.Describe(pb.DescribeRequest(), timeout=60).version
     return found
 
 
@@ -241,9 +241,9 @@ def test_the_command_serves_encrypted_to_clients_with_certificate_and_token(
             with grpc.secure_channel(found[1], credentials) as channel:
                 stub = router_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]
                 request = pb.RouteRequest(text="bab deb")
-                assert stub.Route(request, metadata=(("authorization", "Bearer good"),), timeout=30).offer
+                assert stub.Route(request, metadata=(("authorization", "Bearer good"),), timeout=60).offer
                 with pytest.raises(grpc.RpcError) as caught:
-                    stub.Route(request, metadata=(("authorization", "Bearer bad"),), timeout=30)
+                    stub.Route(request, metadata=(("authorization", "Bearer bad"),), timeout=60)
                 assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         finally:
             process.kill()

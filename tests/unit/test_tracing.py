@@ -173,7 +173,7 @@ def test_without_the_extra_the_error_says_what_to_install(tiny_bundle: Path) -> 
         "import sys; sys.modules['opentelemetry.sdk.trace'] = None; from router_ml.cli import main; "
         f"sys.exit(main(['serve', '--model', {str(tiny_bundle)!r}, '--listen', '127.0.0.1:0', '--traces', 'http://a']))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
         "router-ml: traces need OpenTelemetry, and `opentelemetry.sdk.trace` is not installed"

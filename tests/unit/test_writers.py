@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from router_ml.journal import Journal, JournalSettings, OutcomeReport, read_records
@@ -35,7 +37,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def killed(folder: Path, *, written: int, lost: int) -> str:
     """Name of a writer that died with so many decisions on disk and so many in memory."""
     command = [sys.executable, "-c", KILLED, str(folder), str(written), str(lost)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == -9, done.stderr
     (path,) = folder.glob("*.writer")
     return path.stem
@@ -44,6 +46,13 @@ def killed(folder: Path, *, written: int, lost: int) -> str:
 def losses(folder: Path) -> list[tuple[str, int | None]]:
     records = [record.loss for record in read_records(folder) if record.HasField("loss")]
     return [(loss.writer, loss.decisions if loss.HasField("decisions") else None) for loss in records]
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not reached in time"
+        time.sleep(0.005)
 
 
 def suffixes(folder: Path) -> set[str]:
@@ -136,6 +145,7 @@ def test_a_process_whose_folder_was_emptied_is_claimed_again(tmp_path: Path) -> 
     settings = JournalSettings(flush_seconds=3600.0, segment_bytes=1)
     with Journal(tmp_path, settings=settings) as journal:
         journal.append_outcomes([OutcomeReport("d1")])
+        until(lambda: not list(tmp_path.glob("*.open")))  # the writer closes the full segment after it has answered
         for path in tmp_path.iterdir():
             path.unlink()
         journal.append_outcomes([OutcomeReport("d2")])
