@@ -34,6 +34,9 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 _METADATA_BYTES = 8192
 """Most metadata of a call, as gRPC counts them: names, values and 32 bytes for each."""
 
+_LOOK_SECONDS = 0.2
+"""A signal that arrives just as the main thread begins to sleep, or in another thread, does not wake it: it looks."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -140,7 +143,8 @@ class Server:
             self.start()
             if ready:
                 ready()
-            told.wait()
+            while not told.wait(_LOOK_SECONDS):
+                pass
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

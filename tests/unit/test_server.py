@@ -215,6 +215,24 @@ def test_a_signal_ends_the_process_in_good_order(number):
     assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
+MISSED = """
+import signal, threading, time
+from router_ml.server import ServerSettings, serve
+
+def hit():
+    time.sleep(0.5)  # by now the main thread sleeps; one that comes a moment before it does goes by it like this one
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+serve(None, settings=ServerSettings("127.0.0.1:0")).run(ready=threading.Thread(target=hit).start)
+print("stopped", flush=True)
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_ends_the_process_too():
+    done = subprocess.run([sys.executable, "-c", MISSED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
 def test_beyond_what_may_wait_calls_are_refused_at_once_and_the_others_are_answered(router):
     router.let_go.clear()
     settings = ServerSettings("127.0.0.1:0", threads=1, max_streams=1, max_waiting=2)
