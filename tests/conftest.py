@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import string
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +35,24 @@ def data_dir() -> Path:
     if missing:
         pytest.skip(f"no real outcomes: {folder} lacks {', '.join(missing)}; set ROUTER_ML_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training import registry
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    database.touch()
+    registry.champion_number(registry.RegistrySettings(tracking_uri=f"sqlite:///{database}"))
+    return database
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path, _empty_store: Path) -> Path:
+    """`mlruns/` in the test's folder with a database of MLflow's in it, which takes MLflow seconds to make."""
+    (tmp_path / "mlruns").mkdir()
+    shutil.copyfile(_empty_store, tmp_path / "mlruns" / "mlflow.db")
+    return tmp_path / "mlruns"
 
 
 # -- a small world, and bundles trained on it --------------------------------------------------

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 
 
 def test_it_takes_what_the_alias_names_and_goes_on_without_mlflow(
-    make_version: Callable[..., Path], tmp_path: Path
+    make_version: Callable[..., Path], empty_store: Path, tmp_path: Path
 ) -> None:
-    store = tmp_path / "mlruns"
+    store = empty_store
     settings = RegistrySettings(tracking_uri=f"sqlite:///{store}/mlflow.db")
     for name in ("v1", "v2"):
         run = registry.log_training_run(TrainingRecord(make_version(name), "logs", "ab" * 32), settings)

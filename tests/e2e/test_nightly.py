@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from router_ml.bundle import read_manifest
 from router_ml.cli import main
 from router_ml.records import OutcomeReport, decision_line, outcome_line
 from router_ml.types import Candidate, Decision, Reason, Request
-from training import registry
 from training.fit import FitSettings
 from training.linear import LinearSettings
 from training.nightly.inputs import NightlySettings
@@ -35,20 +33,9 @@ DAYS, PER_DAY = 8, 400
 CATALOG = Path(__file__).parents[2] / "training" / "synthetic" / "catalog.yaml"
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow needs seconds to make a database."""
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    database.touch()
-    registry.champion_number(registry.RegistrySettings(tracking_uri=f"sqlite:///{database}"))
-    return database
-
-
 @pytest.fixture
 def place(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    Path("mlruns").mkdir()
-    shutil.copyfile(empty_store, "mlruns/mlflow.db")
     return tmp_path
 
 

@@ -23,8 +23,8 @@ DAYS, PER_DAY = 8, 250
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)  # mlruns/ is made in the working directory
+def workplace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # mlruns/ lies in the working directory
     return tmp_path
 
 
@@ -53,7 +53,7 @@ def serve_and_report(model: str, prompts: list[str], truth: dict[tuple[str, str]
         server = serve(router, settings=ServerSettings(listen="127.0.0.1:0"), journal=record)
         server.start()
         try:
-            with RouterClient(server.address, timeout_s=5.0) as client:
+            with RouterClient(server.address, timeout_s=60.0, bulk_timeout_s=60.0) as client:
                 decisions = [client.route(prompt, segment="support") for prompt in prompts]
                 receipt = client.report(
                     [
