@@ -164,7 +164,7 @@ def chosen_cost(choices: Choices) -> Any:
 # -- one and many -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(cases(), st.sampled_from((0.5, 0.75, 0.9, 1.0)))
 def test_requests_that_ask_for_nothing_are_chosen_for_as_many_prompts_at_once(case: Case, target: float) -> None:
     many = case.policy.choose(case.estimates, quality_target=target)
@@ -174,7 +174,7 @@ def test_requests_that_ask_for_nothing_are_chosen_for_as_many_prompts_at_once(ca
         np.testing.assert_array_equal(one.cost_usd, many.cost_usd[i])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(cases(), shares)
 def test_a_level_of_the_request_chooses_as_that_level_for_many_prompts_at_once(case: Case, level: float) -> None:
     many = case.policy.choose_at(case.estimates, Rule.THRESHOLD, level)
