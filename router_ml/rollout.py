@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -133,7 +133,10 @@ class Worker(Protocol):
     """What prepares versions: `Versions` in this process behind a thread, or another process."""
 
     def prepare(self, generation: int, traffic: Traffic) -> Future[Refusal | str | None]:
-        """Begin to prepare; the result is what was refused, or why the worker failed, or None."""
+        """Begin to prepare; the result is what was refused, or why the worker failed, or None.
+
+        Cancelled where the worker ended before it began.
+        """
 
     def settle(self, refusal: Refusal | None) -> None:
         """The switch was made, or the versions refused."""
@@ -177,13 +180,17 @@ class Rollout:
         workers = list(self._workers())
         if traffic is None or traffic == self._seen or not workers:  # without workers nobody could refuse it
             return
-        self._seen = traffic
+        before, self._seen = self._seen, traffic
         if traffic == self.in_force:  # pointed back to, so that a refusal is over
             for worker in workers:
                 worker.settle(None)
             return
         identity, refusal = self._identity(traffic)
-        refusal = refusal or self._prepare(traffic, workers, timeout_s)
+        told = [refusal] if refusal else self._prepare(traffic, workers, timeout_s)
+        if not told:  # nobody has judged it: those that take their places are asked at the next look
+            self._seen = before
+            return
+        refusal = self._refusal(traffic, told)
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -206,14 +213,20 @@ class Rollout:
             identity[name] = manifest.version, digest
         return identity, None
 
-    def _prepare(self, traffic: Traffic, workers: Sequence[Worker], timeout_s: float) -> Refusal | None:
-        """Let all workers prepare it; why it is refused, or None."""
+    def _prepare(self, traffic: Traffic, workers: Sequence[Worker], timeout_s: float) -> list[Refusal | str | None]:
+        """Let all workers prepare it; what each of them said, but for those that ended before they began."""
+        told: list[Refusal | str | None] = []
         try:
-            waiting = [worker.prepare(self._generation.value + 1, traffic) for worker in workers]
-            refusals = [future.result(timeout_s) for future in waiting]
+            for future in [worker.prepare(self._generation.value + 1, traffic) for worker in workers]:
+                with suppress(CancelledError):  # what takes its place opens whatever is in force by then
+                    told.append(future.result(timeout_s))
         except (TimeoutError, OSError) as error:
-            refusals = [f"a worker did not prepare it ({error or 'no answer in time'})"]
-        refusal = next((each for each in refusals if each is not None), None)
+            told.append(f"a worker did not prepare it ({error or 'no answer in time'})")
+        return told
+
+    def _refusal(self, traffic: Traffic, told: Sequence[Refusal | str | None]) -> Refusal | None:
+        """Why it is refused, or None."""
+        refusal = next((each for each in told if each is not None), None)
         if isinstance(refusal, str):  # the worker could not say which version it was
             new = [name for name in traffic.versions if name not in self.in_force.versions]
             refusal = Refusal(next(iter(new), POINTER), refusal)

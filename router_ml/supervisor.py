@@ -48,15 +48,17 @@ class _Worker:
     ended: threading.Event = field(default_factory=threading.Event)
     """Asked instead of the process: while one thread takes note of its end, others are told that it lives."""
     _preparing: Future[Refusal | str | None] | None = None
+    _has_begun: bool = False
+    """To prepare: a worker that ends before it may be a victim of anything, but not of the version."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    """Guards the two before it: whoever waits for a worker hears of its end, whichever comes first."""
+    """Guards the three before it: whoever waits for a worker hears of its end, whichever comes first."""
 
     def prepare(self, number: int, traffic: Traffic) -> Future[Refusal | str | None]:
         preparing: Future[Refusal | str | None] = Future()
         with self._lock:
-            self._preparing = preparing
+            self._preparing, self._has_begun = preparing, False
             if self.ended.is_set():
-                preparing.set_result("a worker died before it")
+                preparing.cancel()
         self._send("prepare", number, traffic)
         return preparing
 
@@ -77,18 +79,28 @@ class _Worker:
                     self.ready.set_result(None)
                 elif told == "failed":
                     self.ready.set_exception(value)
+                elif told == "begun":
+                    self._has_begun = True
                 elif self._preparing is not None:
                     self._preparing.set_result(value)
         except (EOFError, OSError):
             self.process.join()
             while self.process.exitcode is None:  # starting a process takes note of ended ones too, and may be at it
                 time.sleep(0.001)
-            if not self.ready.done():
-                self.ready.set_exception(RouterMlError(f"a worker died as it started ({self._end()})"))
-            with self._lock:
-                self.ended.set()
-                if self._preparing is not None and not self._preparing.done():
-                    self._preparing.set_result(f"a worker died of it ({self._end()})")
+            self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        """To whoever waits for it."""
+        if not self.ready.done():
+            self.ready.set_exception(RouterMlError(f"a worker died as it started ({self._end()})"))
+        with self._lock:
+            self.ended.set()
+            if self._preparing is None or self._preparing.done():
+                return
+            if self._has_begun:
+                self._preparing.set_result(f"a worker died of it ({self._end()})")
+            else:
+                self._preparing.cancel()
 
     def _send(self, *order: Any) -> None:
         try:

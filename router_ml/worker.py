@@ -134,6 +134,7 @@ def _obey(serving: Serving, pipe: Connection) -> None:
         while True:
             order, *values = pipe.recv()
             if order == "prepare":
+                pipe.send(("begun", None))
                 pipe.send(("prepared", serving.versions.prepare(*values)))
             else:
                 serving.settle(*values)

@@ -215,9 +215,14 @@ def test_a_worker_that_has_just_died_holds_up_no_new_version(make_version: MakeV
     with serving("--bundles", str(bundles), "--workers", "2") as (process, address):
         for k in range(1, 4):
             (victim, _) = workers_of(process)
+            if k == 2:  # asked to prepare it, and dead before it looks
+                os.kill(victim, signal.SIGSTOP)
+                publish(bundles, make_version(f"v{k}"))
+                time.sleep(1.0)
             os.kill(victim, signal.SIGKILL)
             eventually(lambda gone=victim: not is_alive(gone))  # type: ignore[misc]
-            publish(bundles, make_version(f"v{k}"))
+            if k != 2:
+                publish(bundles, make_version(f"v{k}"))
             eventually(lambda k=k: (answer := ask_anew(address)) is not None and answer.version == f"v{k}")  # type: ignore[misc]
             eventually(lambda: len(workers_of(process)) == 2)
 

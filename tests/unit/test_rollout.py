@@ -107,6 +107,26 @@ def test_without_a_worker_nothing_is_switched_until_there_is_one(site: Site) -> 
     assert site.in_force == {"second"}
 
 
+def test_a_worker_that_ended_before_it_began_refuses_nothing(site: Site) -> None:
+    site.workers[1].prepare = lambda number, traffic: _ended()  # type: ignore[method-assign]
+    publish(site.folder, site.make("second"))
+    site.rollout.step()
+    assert (site.workers[0].version, site.generation.value) == ("second", 1)
+
+
+def test_what_no_worker_has_judged_is_tried_again(site: Site) -> None:
+    own = [worker.prepare for worker in site.workers]
+    for worker in site.workers:
+        worker.prepare = lambda number, traffic: _ended()  # type: ignore[method-assign]
+    publish(site.folder, site.make("second"))
+    site.rollout.step()
+    assert (site.in_force, site.generation.value) == ({"first"}, 0)
+    for worker, prepare in zip(site.workers, own, strict=True):
+        worker.prepare = prepare  # type: ignore[method-assign]
+    site.rollout.step()
+    assert site.in_force == {"second"}
+
+
 def test_a_bad_version_is_refused_once_and_forgotten_when_a_good_one_comes(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +236,12 @@ def test_what_is_told_of_a_switch_names_versions_and_shares(site: Site) -> None:
         0.25,
         ["first", "second"],
     )
+
+
+def _ended() -> Future[Refusal | str | None]:
+    done: Future[Refusal | str | None] = Future()
+    done.cancel()
+    return done
 
 
 def _answer(reason: str) -> Future[Refusal | str | None]:
