@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from router_ml.bundle import load
 from router_ml.cli import main
 from router_ml.client import RouterClient
 from router_ml.errors import RequestError
@@ -20,6 +22,8 @@ from training.encoder.reuse import encoder_of_bundle
 from training.registry import look_up, resolve
 
 DAYS, PER_DAY = 8, 250
+Truth = dict[tuple[str, str], float]
+"""Prompt, model -> success."""
 
 
 @pytest.fixture
@@ -36,17 +40,31 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
     return json.loads(printed.out)
 
 
-def simulated(capsys: pytest.CaptureFixture[str], out: Path) -> dict[tuple[str, str], float]:
-    """Partial logs, and beside them what every model would have answered."""
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+    """A folder with partial logs and the version that was trained on them, registered beside them; read only.
+
+    And what every model would have answered.
+    """
+    place = tmp_path_factory.mktemp("first")
     options = ("--days", str(DAYS), "--requests-per-day", str(PER_DAY))
-    run(capsys, "simulate", "--out", str(out), *options)
-    full = out.with_name("full.parquet")
-    run(capsys, "simulate", "--out", str(full), "--full-information", *options)
-    rows = pq.read_table(full, columns=["prompt", "model", "success"]).to_pylist()
-    return {(row["prompt"], row["model"]): row["success"] for row in rows}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["simulate", "--out", "logs.parquet", *options]) == 0
+        assert main(["simulate", "--out", "full.parquet", "--full-information", *options]) == 0
+        assert main(["train", "logs.parquet", "--out", "bundle", "--quality-target", "0.95"]) == 0
+    rows = pq.read_table(place / "full.parquet", columns=["prompt", "model", "success"]).to_pylist()
+    return place, {(row["prompt"], row["model"]): row["success"] for row in rows}
 
 
-def serve_and_report(model: str, prompts: list[str], truth: dict[tuple[str, str], float], journal: Path) -> None:
+@pytest.fixture
+def trained(first: tuple[Path, Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, to work in."""
+    monkeypatch.chdir(shutil.copytree(first[0], tmp_path / "copy"))
+    return tmp_path / "copy"
+
+
+def serve_and_report(model: str, prompts: list[str], truth: Truth, journal: Path) -> None:
     """What a backend does: ask, call the model, report."""
     router = Router.load(resolve(model))
     with Journal(journal) as record:
@@ -67,41 +85,33 @@ def serve_and_report(model: str, prompts: list[str], truth: dict[tuple[str, str]
 
 
 def test_a_served_version_leaves_a_journal_that_trains_the_next(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    first: tuple[Path, Truth], trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs, bundle = workplace / "logs.parquet", workplace / "bundle"
-    truth = simulated(capsys, logs)
+    _, truth = first
     prompts = list(dict.fromkeys(prompt for prompt, _ in truth))[:150]
+    before = look_up("models:/router@champion")
+    assert (before.version, before.aliases) == (1, ("champion",))
+    serve_and_report("models:/router@champion", prompts, truth, trained / "journal")
 
-    first = run(capsys, "train", str(logs), "--out", str(bundle))
-    assert first["registered"] == {"name": "router", "number": 1, "alias": "champion"}
-    serve_and_report("models:/router@champion", prompts, truth, workplace / "journal")
-
-    report = run(
-        capsys, "ingest", str(workplace / "journal"), "--format", "journal", "--out", str(workplace / "served")
-    )
-    table = pq.read_table(workplace / "served")
+    report = run(capsys, "ingest", "journal", "--format", "journal", "--out", "served")
+    table = pq.read_table(trained / "served")
     assert table.num_rows == len(prompts)
     assert table["success"].null_count == 0
     assert set(table["propensity"].to_pylist()) == {1.0}
-    assert set(table["version"].to_pylist()) == {first["version"]}
+    assert set(table["version"].to_pylist()) == {load(trained / "bundle").manifest.version}
     assert report["n_rows"] == len(prompts)
 
-    second = run(capsys, "train", str(logs), str(workplace / "served"))
+    second = run(capsys, "train", "logs.parquet", "served")
     assert second["registered"] == {"name": "router", "number": 2, "alias": "challenger"}
     assert look_up("models:/router@champion").version == 1
-    serve_and_report("models:/router@challenger", prompts[:50], truth, workplace / "journal2")
-    run(capsys, "ingest", str(workplace / "journal2"), "--format", "journal", "--out", str(workplace / "served2"))
-    assert set(pq.read_table(workplace / "served2")["version"].to_pylist()) == {second["version"]}
+    serve_and_report("models:/router@challenger", prompts[:50], truth, trained / "journal2")
+    run(capsys, "ingest", "journal2", "--format", "journal", "--out", "served2")
+    assert set(pq.read_table(trained / "served2")["version"].to_pylist()) == {second["version"]}
 
 
-def test_the_registered_version_the_folder_and_predict_agree(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    logs, bundle = workplace / "logs.parquet", workplace / "bundle"
-    simulated(capsys, logs)
-    run(capsys, "train", str(logs), "--out", str(bundle), "--quality-target", "0.95")
-    out = workplace / "predictions.parquet"
+def test_the_registered_version_the_folder_and_predict_agree(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs, bundle = trained / "logs.parquet", trained / "bundle"
+    out = trained / "predictions.parquet"
     run(capsys, "predict", str(logs), "--model", "models:/router/1", "--out", str(out))
     rows = pq.read_table(out).to_pylist()
     chosen = {row["prompt_id"]: row["model"] for row in rows if row["chosen"]}
@@ -133,7 +143,7 @@ def test_a_transformer_encoder_goes_through_the_same_bundle(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs, bundle = workplace / "logs.parquet", workplace / "bundle"
-    run(capsys, "simulate", "--out", str(logs), "--days", "4", "--requests-per-day", "60")
+    run(capsys, "simulate", "--out", str(logs), "--days", "4", "--requests-per-day", "30")
     trained = run(capsys, "train", str(logs), "--encoder-kind", "transformer", "--out", str(bundle), "--no-register")
     router = Router.load(bundle)
     assert router.describe().encoder.startswith("transformer ")
