@@ -152,18 +152,20 @@ def _told(line: bytes) -> tuple[int, int]:
 
 
 def _created_and_locked(path: Path) -> int | None:
-    """Descriptor that holds the lock; None, and no file, on a file system without locks."""
-    while True:
-        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o640)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            os.close(handle)
-            path.unlink()
-            return None
-        if os.fstat(handle).st_nlink:
-            return handle
-        os.close(handle)  # between the two calls another process took it for that of a dead one
+    """Descriptor that holds the lock; None, and no file, on a file system without locks.
+
+    It gets its name when it is locked: a `.writer` file that nobody holds would be taken for that of a dead process.
+    """
+    unnamed = path.with_suffix(".new")
+    handle = os.open(unnamed, os.O_RDONLY | os.O_CREAT, 0o640)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        os.close(handle)
+        unnamed.unlink()
+        return None
+    unnamed.rename(path)
+    return handle
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from router_ml.journal import Journal, JournalSettings, OutcomeReport, read_records
 from router_ml.types import Candidate, Decision, Reason, Request
@@ -123,6 +126,23 @@ def test_a_live_process_is_left_alone(tmp_path: Path) -> None:
             second.append_outcomes([OutcomeReport("d2")])
         first.append_outcomes([OutcomeReport("d3")])
     assert sorted(record.outcome.decision_id for record in read_records(tmp_path)) == ["d1", "d2", "d3"]
+
+
+def test_a_process_that_is_just_starting_is_not_taken_for_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, found = fcntl.flock, []
+
+    def flock_after_another_process_looked(handle: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            found.append(recover(tmp_path))
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_another_process_looked)
+    writer = Writer(tmp_path)
+    assert found == [[]] and losses(tmp_path) == []
+    writer.leave()
+    assert suffixes(tmp_path) == set()
 
 
 def test_an_open_segment_that_nobody_claims_is_left_alone_and_read(tmp_path: Path) -> None:
