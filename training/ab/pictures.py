@@ -49,10 +49,12 @@ def over_time(reading: Reading, metric: Metric) -> Figure:
             continue
         low, middle, high = ([scale * value for value in column] for column in paths)
         axes.fill_between(days, low, high, color=colour, alpha=0.18, linewidth=0)
+        if len(days) == 1:  # which no band can be drawn along
+            axes.vlines(days, low, high, color=colour, linewidth=1.4)
         axes.plot(days, middle, dash, color=colour, marker=mark, markersize=3.5, label=challenger.arm)
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set_xlim(0.5, reading.days + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("day of the test")
     axes.set_ylabel(f"minus {reading.control}, {unit}")
     if len(axes.lines) > 1:

@@ -48,7 +48,7 @@ def basis_line(reading: Reading) -> str:
     units = sum(arm.units for arm in reading.arms)
     return (
         f"{reading.requests:,} requests of {units:,} {reading.unit}s in {reading.days} "
-        f"days, {reading.start:%Y-%m-%d %H:%M} to {reading.end:%Y-%m-%d %H:%M} UTC; "
+        f"day{'s' * (reading.days > 1)}, {reading.start:%Y-%m-%d %H:%M} to {reading.end:%Y-%m-%d %H:%M} UTC; "
         f"{reading.requests_per_month:,.0f} requests a month; control: {reading.control}"
     )
 
