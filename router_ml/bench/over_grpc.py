@@ -146,9 +146,9 @@ def saturated(server: Measured, floor: Measured | None, load: Load) -> tuple[Fig
     if floor is not None:
         empty = _rounds(floor, load, _saturating(_empty(floor, load), load, load.clients))
         beside |= {"empty_per_s": empty.per_second} | _cpu("empty", empty)
-        share = full.per_second / empty.per_second
+        share = full.per_second / _above_zero(empty, floor, load)
         targets.append(Target("throughput / the empty handler's", 0.5, share, at_least=True))
-    offered = _BEYOND * full.per_second
+    offered = _BEYOND * _above_zero(full, server, load)
     beyond = _rounds(server, load, _at_rate(_unary(server, load), load, offered))
     return (
         _figure(
@@ -166,6 +166,15 @@ def saturated(server: Measured, floor: Measured | None, load: Load) -> tuple[Fig
             [Target("throughput / saturated", 0.9, beyond.per_second / full.per_second, at_least=True)],
         ),
     )
+
+
+def _above_zero(found: _Rounds, server: Measured, load: Load) -> float:
+    """Answers a second; RouterMlError when all came too late to tell how many it can give."""
+    if not found.per_second:
+        raise RouterMlError(
+            f"{server.address} answered nothing before a round of {load.seconds:g} s was over; give more --seconds"
+        )
+    return found.per_second
 
 
 def streams(server: Measured, floor: Measured | None, unary: Figure, load: Load) -> list[Figure]:
