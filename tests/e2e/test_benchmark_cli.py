@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
 from router_ml.cli import main
+from training.benchmark.suite import BenchmarkSettings
 
 MODELS = {"small": (0.5, 0.0001), "mid": (1.5, 0.001), "large": (3.0, 0.01)}
 EASY, HARD = "name a colour of the rainbow please", "prove the spectral theorem for compact operators"
@@ -74,6 +76,20 @@ def test_a_table_it_cannot_judge_by_is_named_with_what_it_lacks(
     said = capsys.readouterr().err
     assert "logs" in said and words in said
     assert "Traceback" not in said
+
+
+def test_a_table_that_lacks_the_column_stops_the_others_and_the_simulated_one_needs_none_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "logs.parquet"
+    main(["simulate", "--out", str(table), "--days", "1", "--requests-per-day", "20", "--json"])
+    capsys.readouterr()
+    assert main(["benchmark", str(table), "--prompt-column", "question", "--jobs", "2", "--no-register"]) == 2
+    assert "logs.parquet: no column `question`" in capsys.readouterr().err
+    assert not active_children()
+    settings = BenchmarkSettings((table,), ("question",))
+    assert settings.prompt_columns_of(table) == ("question",)
+    assert settings.prompt_columns_of(tmp_path / "simulated.parquet") == ("prompt",)
 
 
 def test_a_file_that_is_not_there_and_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,16 @@ class BenchmarkSettings:
 
     tables: tuple[Path, ...] = ()
     prompt_columns: tuple[str, ...] = ("prompt",)
-    """The first that a file holds is its text."""
+    """The first that a file of `tables` holds is its text."""
     simulated: bool = True
     n_splits: int = 5
     studies: tuple[str, ...] = STUDIES
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+
+    def prompt_columns_of(self, path: Path) -> tuple[str, ...]:
+        """Those of a file; the simulated one has its own, whatever the columns of `tables` are."""
+        return self.prompt_columns if path in self.tables else ("prompt",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +161,21 @@ def _all_tables(paths: Sequence[Path], settings: BenchmarkSettings, say: Say) ->
         return [_one_table(path, settings) for path in paths]
     with ProcessPoolExecutor(min(settings.jobs, len(paths)), mp_context=get_context("spawn")) as pool:
         running = {pool.submit(_one_table, path, settings): path for path in paths}
-        for done in as_completed(running):
-            done.result()
-            say(f"{running[done].stem} is done")
+        try:
+            for done in as_completed(running):
+                done.result()
+                say(f"{running[done].stem} is done")
+        except BaseException:
+            for process in active_children():  # or whoever mistyped a column would wait minutes to be told
+                process.terminate()
+            raise
         return [done.result() for done in running]
 
 
 def _one_table(path: Path, settings: BenchmarkSettings) -> TableReport:
     """One thread of mathematics, so that tables side by side do not wait for each other."""
     with threadpool_limits(1), tempfile.TemporaryDirectory(prefix="router-ml-") as scratch:
-        table = read_table(path, settings.prompt_columns, Path(scratch) / "rejects.jsonl", settings.encoder)
+        table = read_table(path, settings.prompt_columns_of(path), Path(scratch) / "rejects.jsonl", settings.encoder)
         return table_report(table, settings)
 
 
@@ -228,7 +237,8 @@ def _speed(paths: Sequence[Path], tables: Sequence[TableReport], settings: Bench
     if not priced:
         raise InputError("to measure speed, a table with logged costs is needed; leave out that study")
     at = min(priced, key=lambda k: abs(tables[k].standings[True].n_models - _LIKE_ELEVEN_MODELS))
-    table = read_table(paths[at], settings.prompt_columns, scratch / "rejects.jsonl", settings.encoder)
-    chosen = TrainSettings(encoder=settings.encoder, prompt_column=text_column(paths[at], settings.prompt_columns))
+    columns = settings.prompt_columns_of(paths[at])
+    table = read_table(paths[at], columns, scratch / "rejects.jsonl", settings.encoder)
+    chosen = TrainSettings(encoder=settings.encoder, prompt_column=text_column(paths[at], columns))
     train([paths[at]], None, chosen, scratch / "rejects.jsonl", lambda line: None).write(scratch / "bundle")
     return measure_speed(table.name, scratch / "bundle", table.texts)
