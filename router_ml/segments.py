@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ from router_ml.v1 import log_pb2
 
 _CLOSED = ".jsonl"
 _OPEN = ".jsonl.open"
+_NAME = re.compile(r"\d{8}T\d{6}\.\d+Z-.+-\d{6}\.jsonl(\.open)?")
+"""As `Segment` makes it."""
 _TAIL_BYTES = 1 << 16
 _LOG = logging.getLogger(__name__)
 
@@ -148,6 +151,11 @@ class BadLine:
 def log_bad_line(bad: BadLine) -> None:
     """Warn of one bad line, without its content: prompts do not belong into logs."""
     _LOG.warning("%s:%d: skipped, %s", bad.path, bad.line, bad.reason)
+
+
+def is_segment(name: str) -> bool:
+    """Whether a file of that name is a segment, open or closed."""
+    return _NAME.fullmatch(name) is not None
 
 
 def journal_files(source: str | Path | Iterable[str | Path]) -> list[Path]:

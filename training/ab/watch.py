@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from router_ml.errors import InputError
+from router_ml.segments import is_segment
 from training import registry
 from training.ab.control import halt
 from training.ab.daily import arm_points, difference_points
@@ -24,8 +24,6 @@ from training.ingest import ingest_journal
 from training.live_tests import LiveTest, ReadVerdict
 from training.registry import LookReport, RegistrySettings
 from training.sources import REJECTS_SUFFIX
-
-_SEGMENT = re.compile(r"\d{8}T\d{6}\.\d+Z-.+-\d{6}\.jsonl(\.open)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def open_logs(
 def is_journal(path: Path) -> bool:
     """Whether a file or folder was written by `serve --journal`, by the names of its segments."""
     names = (entry.name for entry in path.iterdir()) if path.is_dir() else (path.name,)
-    return any(_SEGMENT.fullmatch(name) for name in names)
+    return any(map(is_segment, names))
 
 
 def tests_to_watch(
@@ -163,11 +161,12 @@ def _shadow(test: LiveTest, logs: Logs, settings: RegistrySettings) -> Look:
         found = report_shadow(test.name, logs.journal, logs.tables[0])
     except InputError as error:
         return Look(test, trouble=f"nothing to read yet: {error}")
+    lines = shadow_lines(found)
     report = LookReport(
         points=found.points(),
-        note="\n".join(f"- {line.strip()}" for line in shadow_lines(found)[:3]),
+        note="\n".join(f"- {line.strip()}" for line in lines[:3]),
         texts={
-            "report.txt": "\n".join(shadow_lines(found)) + "\n",
+            "report.txt": "\n".join(lines) + "\n",
             "reading.json": json.dumps(found.to_dict(), indent=1, default=str),
         },
     )
