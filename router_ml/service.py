@@ -178,28 +178,28 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._record(((request, decision),))
         return decision
 
-    def _answers(self, messages: Sequence[pb.RouteStreamRequest]) -> Iterator[pb.RouteStreamResponse]:
-        """The answers to messages that wait, decided together."""
+    def _answers(self, messages: Sequence[pb.RouteStreamRequest]) -> list[pb.RouteStreamResponse]:
+        """The answers to messages that wait, decided together; all made before the client takes the first."""
         if len(messages) == 1:
-            yield self._answer(messages[0])
-            return
+            return [self._answer(messages[0])]
         begun = time.time_ns()
         try:
             requests = [convert.request_from_proto(message.request) for message in messages]
             results = self._router.decide_each(requests)
         except Exception:  # whichever message provokes it, the others are still to be decided
-            yield from map(self._answer, messages)
-            return
+            return list(map(self._answer, messages))
         pairs = zip(requests, results, strict=True)
         decided = [(request, result) for request, result in pairs if isinstance(result, Decision)]
         self._record(decided)
+        answers = []
         for message, result in zip(messages, results, strict=True):
             if not isinstance(result, Decision):
                 _log_fault(result)
             answer = convert.stream_answer_to_proto(message.id, result)
             if self._meter is not None and isinstance(result, Decision):
                 self._meter.count("RouteStream", None, (time.time_ns() - begun) * 1e-9, (result,))
-            yield answer
+            answers.append(answer)
+        return answers
 
     def _answer(self, message: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
         begun = time.time_ns()
